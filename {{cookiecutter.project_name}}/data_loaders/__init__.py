@@ -1,0 +1,1 @@
+"""Datasets and how their samples reach the model: splits, order, batches, randomness."""

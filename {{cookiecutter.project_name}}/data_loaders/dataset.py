@@ -1,0 +1,89 @@
+"""Two wrappers that turn sample indices into batches: data in memory, and everything else."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from data_loaders.randomness import global_generators_kept, hash_counter, seed_global_generators
+
+
+class InMemoryDataset(Dataset[tuple[torch.Tensor, ...]]):
+    """Tensors in memory: a batch is one index operation on each, not one call per sample.
+
+    Subclass it and override `__getitems__` to augment whole batches; draw the random numbers for that from
+    `data_loaders.randomness.uniform(self.seed, self.epoch, indices, …)`.
+    """
+
+    def __init__(self, *tensors: torch.Tensor, seed: int = 0) -> None:
+        """Hold tensors whose first dimension counts the samples.
+
+        Raises:
+            ValueError: the tensors differ in their number of samples.
+        """
+        if len({len(tensor) for tensor in tensors}) != 1:
+            raise ValueError(
+                f"tensors of {[len(tensor) for tensor in tensors]} samples do not make a dataset"
+            )
+        self.tensors = tensors
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next batches belong to."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        """Return one sample, as it stands in a batch."""
+        return tuple(column[0] for column in self.__getitems__([index]))
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Return a batch: each tensor's rows at `indices`."""
+        rows = torch.as_tensor(indices)
+        return tuple(tensor[rows] for tensor in self.tensors)
+
+
+class SeededDataset(Dataset[Any]):
+    """Any map-style dataset, with its randomness made a function of (seed, epoch, index).
+
+    Before each sample the global generators of torch, NumPy and Python are seeded from those three, so that
+    transforms may draw from any of them and still give the same sample in every process, with any number of
+    workers and after a resume. In the main process the generators get their own state back afterwards.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        """Wrap `dataset`; `seed` is the run's seed."""
+        self.wrapped = dataset
+        self.seed = seed
+        # Shared memory, because workers that live through several epochs hold a copy of everything else.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next samples belong to; a `set_epoch` of the wrapped dataset is told too."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.wrapped)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the samples of a batch, for a collate function to put together."""
+        epoch = int(self.epoch)
+        set_epoch = getattr(self.wrapped, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+        samples = []
+        with global_generators_kept():
+            for index in indices:
+                seed_global_generators(hash_counter(self.seed, epoch, index))
+                samples.append(self.wrapped[index])
+        return samples

@@ -1,0 +1,105 @@
+"""A DataLoader that can start an epoch at any batch, and the three of them that a run needs."""
+
+import atexit
+import signal
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from data_loaders.dataset import InMemoryDataset, SeededDataset
+from data_loaders.sampler import EpochSampler
+
+
+def _take_as_is(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the main process, which stops its workers when its own step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class Loader(DataLoader[Any]):
+    """Batches of one split of the data.
+
+    `set_position(epoch, batch)` says where the next iteration begins. The order of samples and all random
+    augmentation are functions of the seed, the epoch and the sample's index, whatever the number of workers.
+    """
+
+    batch_sampler: EpochSampler
+    dataset: InMemoryDataset | SeededDataset
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int = 64,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        sampler: EpochSampler | None = None,
+    ) -> None:
+        """Make a loader.
+
+        Args:
+            dataset: an `InMemoryDataset`, or any dataset with `__len__` and `__getitem__`.
+            batch_size: samples per batch.
+            seed: the run's seed.
+            shuffle: a new order every epoch (training), or the order of the dataset (evaluation).
+            num_workers: processes that load samples ahead; data in memory needs none and uses none.
+            collate_fn: puts a list of samples together into a batch.
+            sampler: batches of indices of your own, in place of `batch_size` and `shuffle`.
+        """
+        in_memory = isinstance(dataset, InMemoryDataset)
+        workers = 0 if in_memory else num_workers
+        super().__init__(
+            dataset if in_memory else SeededDataset(dataset, seed),
+            batch_sampler=sampler or EpochSampler(len(dataset), batch_size, seed=seed, shuffle=shuffle),  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=_take_as_is if in_memory else collate_fn or default_collate,
+            # Without a generator of its own, every iteration would draw a number from the global one.
+            generator=torch.Generator(),
+            worker_init_fn=_ignore_signals,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def set_position(self, epoch: int, batch: int = 0) -> None:
+        """Let the next iteration begin at a batch (counted from 0) of an epoch (counted from 0)."""
+        self.batch_sampler.set_position(epoch, batch)
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Any:
+        """Iterate over the epoch's batches from the position that was set."""
+        first_time = self.num_workers > 0 and self._iterator is None
+        iterator = super().__iter__()
+        if first_time:
+            # Python ends idle workers at exit by SIGTERM, which they ignore, and would wait for them forever.
+            weak = weakref.ref(self)
+            atexit.register(lambda: (loader := weak()) and loader.close())
+        return iterator
+
+    def close(self) -> None:
+        """End the workers, if there are any; done by itself when Python exits."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
+            self._iterator = None
+
+    def load(self, indices: list[int]) -> Any:
+        """Load one batch here and now, in this process, apart from any iteration."""
+        return self.collate_fn(self.dataset.__getitems__(indices))
+
+
+@dataclass
+class Loaders:
+    """The three splits of a run's data; `test` is read by `test.py` alone."""
+
+    train: Loader
+    valid: Loader
+    test: Loader

@@ -1,0 +1,44 @@
+"""A small convolutional network for images."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+
+
+class ConvNet(nn.Module):
+    """Two stages of convolution, normalisation and pooling, and a linear head."""
+
+    def __init__(
+        self,
+        num_classes: PositiveInt = 10,
+        in_channels: PositiveInt = 1,
+        channels: PositiveInt = 32,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            num_classes: classes to tell apart.
+            in_channels: channels of an image: 1 for grey, 3 for colour.
+            channels: feature maps of the first stage; the second has twice as many.
+            dropout: share of the features that the head does not see in a training step.
+        """
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(channels, 2 * channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * channels, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn images `(n, in_channels, height, width)` into class scores (logits) `(n, num_classes)`."""
+        scores: torch.Tensor = self.head(self.features(images))
+        return scores

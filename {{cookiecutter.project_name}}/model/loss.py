@@ -1,0 +1,30 @@
+"""Losses: functions of the model's output and the target that return one value per sample.
+
+The Trainer takes the mean for the gradient, and sums the values themselves for what it reports, so that a
+shorter last batch weighs what it should. `args` in the config become keyword arguments.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+
+def cross_entropy(
+    output: torch.Tensor,
+    target: torch.Tensor,
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> torch.Tensor:
+    """Cross entropy of class scores, in nats.
+
+    Args:
+        output: logits `(n, classes)`.
+        target: class numbers `(n,)`.
+        label_smoothing: share of the target's probability spread over all classes (Szegedy et al.,
+            "Rethinking the Inception Architecture for Computer Vision", 2015, section 7).
+
+    Returns:
+        One value per sample, `(n,)`.
+    """
+    return functional.cross_entropy(output, target, reduction="none", label_smoothing=label_smoothing)

@@ -1,0 +1,72 @@
+"""Evaluate a checkpoint.
+
+python test.py -r saved/digits/<run>                                  the run's best checkpoint, on the test split
+python test.py -r saved/digits/<run>/checkpoints/last.pth             any other
+python test.py -r saved/digits/<run> --split val                      what training reported for that checkpoint
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from logger.console import log, set_up_logging
+from trainer.build import build_trainer
+from trainer.checkpoint import load_checkpoint
+from trainer.run_folder import CHECKPOINTS, find_checkpoint
+from trainer.saving import BEST, load_weights
+from utils.config_files import config_from_dict
+from utils.errors import run
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "-r", "--resume", required=True, type=Path, metavar="RUN", help="a run's folder or a file"
+    )
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="which data (test)")
+    parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
+    return parser.parse_intermixed_args()
+
+
+def main() -> int:
+    """Evaluate the checkpoint, print the metrics, and write them beside it."""
+    arguments = parse_arguments()
+    set_up_logging()
+    best = arguments.resume / CHECKPOINTS / BEST
+    if best.exists():
+        file, state = best, load_checkpoint(best)
+    else:
+        file, state = find_checkpoint(arguments.resume)
+        if arguments.resume.is_dir():
+            log.warning(
+                "%s has no %s: its newest checkpoint is evaluated, %s", arguments.resume, BEST, file.name
+            )
+
+    trainer = build_trainer(config_from_dict(state["config"], arguments.words, str(file)))
+    load_weights(trainer.model, state["model"])
+    loaders = trainer.loaders
+    loader = {"train": loaders.train, "val": loaders.valid, "test": loaders.test}[arguments.split]
+    metrics = trainer.evaluate(loader, arguments.split)
+
+    progress = state["progress"]
+    log.info("%s, after epoch %d (step %d)", file, progress["epoch"], progress["step"])
+    for name, value in metrics.items():
+        log.info("  %s %.6g", name, value)
+    report = file.with_suffix(f".{arguments.split}.json")
+    content = {
+        "checkpoint": file.name,
+        "epoch": progress["epoch"],
+        "step": progress["step"],
+        "metrics": metrics,
+    }
+    report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    log.info("written to %s", report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,106 @@
+"""Train a model.
+
+python train.py -c config.json                      a new run
+python train.py -c config.json trainer.epochs=5     the same with another value
+python train.py -c config.json -c more.yaml         files are laid over one another, later ones on top
+python train.py -c config.json --check              run every part once, without training
+python train.py -r saved/digits/<run>               continue a run: from its newest checkpoint, or from a file
+python train.py -r auto -c config.json              continue the newest unfinished run of this name, or start one
+python train.py --keys                              list every key of a config
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from logger.console import log, set_up_logging
+from trainer.build import build_trainer
+from trainer.run_folder import (
+    RunLock,
+    create_run_folder,
+    find_checkpoint,
+    newest_unfinished,
+    run_folder_of,
+)
+from trainer.trainer import Trainer
+from utils.config import Config
+from utils.config_files import config_from_dict, load_config
+from utils.environment import record_environment
+from utils.errors import run
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], type=Path, metavar="FILE", help="JSON or YAML"
+    )
+    parser.add_argument("-r", "--resume", metavar="RUN", help="a run's folder, a checkpoint file, or `auto`")
+    parser.add_argument("--check", action="store_true", help="run every part once, without training")
+    parser.add_argument("--keys", action="store_true", help="list every key of a config, and stop")
+    parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
+    arguments = parser.parse_intermixed_args()
+    if not (arguments.config or arguments.resume or arguments.keys):
+        parser.error("say what to train: -c config.json, or -r with a run's folder")
+    if arguments.resume == "auto" and not arguments.config:
+        parser.error("-r auto looks for a run of the config's name, and needs -c")
+    return arguments
+
+
+def main() -> int:
+    """Do what the command line says."""
+    arguments = parse_arguments()
+    set_up_logging()
+    if arguments.keys:
+        from utils.config_help import describe
+
+        print(describe())
+        return 0
+    config = load_config(arguments.config, arguments.words) if arguments.config else None
+    if config and arguments.check:
+        from trainer.check import check
+
+        return check(config)
+    if config and arguments.resume == "auto":
+        newest = newest_unfinished(Path(config.trainer.save_dir), config.name)
+        return resume(newest, config, []) if newest else start(config)
+    if arguments.resume:
+        return resume(Path(arguments.resume), config, arguments.words)
+    assert config is not None
+    return start(config)
+
+
+def start(config: Config) -> int:
+    """Train from the beginning, in a new folder."""
+    trainer = build_trainer(config)
+    run_dir = create_run_folder(Path(config.trainer.save_dir), config.name)
+    RunLock(run_dir).acquire()
+    trainer.open_run(run_dir)
+    return train(trainer, f"training in {run_dir}")
+
+
+def resume(path: Path, config: Config | None, words: list[str]) -> int:
+    """Continue a run in its folder, from where a checkpoint was written."""
+    RunLock(run_folder_of(path)).acquire()
+    file, state = find_checkpoint(path)
+    trainer = build_trainer(config or config_from_dict(state["config"], words, str(file)))
+    trainer.open_run(run_folder_of(path))
+    trainer.saver.restore(state)
+    return train(trainer, f"going on from {file}, after step {trainer.progress.step}")
+
+
+def train(trainer: Trainer, headline: str) -> int:
+    """Train to the end, and say what to do next."""
+    run_dir = trainer.saver.run_dir
+    set_up_logging(run_dir / "train.log")
+    record_environment(run_dir, trainer.device, trainer.config.seed)
+    log.info(headline)
+    trainer.train()
+    log.info(trainer.saver.next_steps())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

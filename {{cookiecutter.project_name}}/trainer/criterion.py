@@ -1,0 +1,91 @@
+"""The loss and the metrics of a run, with an answer to outputs and targets that do not fit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from utils.config import Config
+from utils.errors import UserError
+from utils.registry import build, metric_name
+
+PerSample = Callable[[Any, Any], torch.Tensor]
+
+
+class Criterion:
+    """The loss; it returns one value per sample, or the mean of the batch."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Build the loss that the config names."""
+        self.name = config.loss.type
+        built = build("loss", config.loss)
+        self.function: PerSample = built.to(device) if isinstance(built, torch.nn.Module) else built
+
+    def __call__(self, output: Any, targets: Any) -> torch.Tensor:
+        """Compute the loss.
+
+        Raises:
+            UserError: output and targets do not fit the loss; their shapes are named. Whatever else goes wrong
+                in the loss keeps its own exception.
+        """
+        try:
+            return self.function(output, targets)
+        except (IndexError, RuntimeError, ValueError, TypeError) as error:
+            found = explain_misfit(output, targets)
+            if found is None:
+                raise
+            raise UserError(f"loss {self.name}: {found} ({error})") from error
+
+
+def explain_misfit(output: Any, targets: Any) -> str | None:
+    """Say what about the shapes or labels is likely to be wrong; None when nothing is to be seen."""
+    if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)):
+        return f"the model returns {_describe(output)} and the targets are {_describe(targets)}"
+    shapes = f"the model's output has shape {tuple(output.shape)}, the targets {tuple(targets.shape)}"
+    whole_numbers = not targets.is_floating_point() and targets.dtype != torch.bool
+    if whole_numbers and output.ndim == targets.ndim + 1 and len(output) == len(targets):
+        low, high, classes = int(targets.min()), int(targets.max()), output.shape[1]
+        if low < 0 or high >= classes:
+            return f"labels run from {low} to {high}, and the model tells {classes} classes apart (0 to {classes - 1})"
+        return None
+    if output.shape != targets.shape or targets.dtype != output.dtype:
+        return f"{shapes}; their types are {output.dtype} and {targets.dtype}"
+    return None
+
+
+def _describe(value: Any) -> str:
+    return (
+        f"of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    )
+
+
+class Metrics:
+    """The metrics of the config: functions per sample, and classes of torchmetrics for evaluation only."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Build the metrics that the config names."""
+        self.per_sample: dict[str, PerSample] = {}
+        self.collected: dict[str, Any] = {}
+        for component in config.metrics:
+            built = build("metrics", component)
+            if isinstance(
+                built, torch.nn.Module
+            ):  # a torchmetrics class: it keeps state, and costs 0.1 ms a step
+                self.collected[metric_name(component)] = built.to(device)
+            else:
+                self.per_sample[metric_name(component)] = built
+
+    def values(self, output: Any, targets: Any) -> dict[str, torch.Tensor]:
+        """Compute the metrics that are means over samples: a value for each sample.
+
+        Raises:
+            UserError: a function returned a single number, which cannot be averaged exactly.
+        """
+        values = {name: function(output, targets) for name, function in self.per_sample.items()}
+        for name, value in values.items():
+            if value.ndim == 0:
+                raise UserError(
+                    f"metrics: {name} in model/metric.py returns a single number for a batch; it has to return one "
+                    "value per sample, so that batches of different sizes are averaged right"
+                )
+        return values

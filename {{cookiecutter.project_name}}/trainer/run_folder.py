@@ -1,0 +1,187 @@
+"""A run's folder: making it, finding its checkpoints, and keeping two processes from training in it at once."""
+
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from logger.console import log
+from trainer.checkpoint import DamagedCheckpoint, Header, load_checkpoint, read_header
+from utils.errors import UserError
+
+CHECKPOINTS = "checkpoints"
+
+
+def create_run_folder(save_dir: Path, name: str) -> Path:
+    """Make `save_dir/name/<time>-<id>`, which no other process has.
+
+    Raises:
+        UserError: the folder cannot be made, for want of permission for instance.
+    """
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = save_dir / name / f"{time}-{secrets.token_hex(2)}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        (folder / CHECKPOINTS).mkdir()
+    except FileExistsError:
+        if folder.is_dir():  # another run drew the same id in the same second
+            return create_run_folder(save_dir, name)
+        raise UserError(
+            f"trainer.save_dir: {folder.parent} is a file, and runs need a folder there"
+        ) from None
+    except OSError as error:
+        raise UserError(f"trainer.save_dir: cannot make {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def checkpoints_of(run: Path) -> list[tuple[Header, Path]]:
+    """List a run's checkpoint files whose headers are sound, newest first."""
+    found = []
+    for path in sorted((run / CHECKPOINTS).glob("*.pth")):
+        try:
+            found.append((read_header(path)[0], path))
+        except (DamagedCheckpoint, OSError):
+            continue
+    # Of several files of one step, last.pth first: it is the one that is written last.
+    return sorted(found, key=lambda entry: (entry[0].step, entry[1].name == "last.pth"), reverse=True)
+
+
+def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """Load a run's newest sound checkpoint.
+
+    Returns:
+        The file, its content, and a line for each damaged file that was passed over.
+
+    Raises:
+        UserError: there is none.
+    """
+    damaged = []
+    sound_headers = checkpoints_of(run)
+    known = {path for _, path in sound_headers}
+    for path in sorted((run / CHECKPOINTS).glob("*.pth")):
+        if path not in known:
+            damaged.append(f"{path}: damaged: it has no sound header")
+    for _, path in sound_headers:
+        try:
+            return path, load_checkpoint(path), damaged
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+    raise UserError("\n".join([f"{run}: holds no checkpoint that could be resumed", *damaged]))
+
+
+def run_folder_of(path: Path) -> Path:
+    """Return the run's folder for what `-r` names: the folder itself, or a checkpoint file in it.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such run folder or checkpoint file")
+    if path.is_dir() and not (path / CHECKPOINTS).is_dir():
+        raise UserError(f"{path}: is not the folder of a run: there is no folder {CHECKPOINTS} in it")
+    return path if path.is_dir() else path.absolute().parent.parent
+
+
+def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Load what `-r` names: the newest sound checkpoint of a run's folder, or a checkpoint file.
+
+    Returns:
+        The file and its content.
+
+    Raises:
+        UserError: nothing sound is there.
+    """
+    run = run_folder_of(path)
+    if not path.is_dir():
+        return path, load_checkpoint(path)
+    file, state, damaged = newest_checkpoint(run)
+    for line in damaged:
+        log.warning("%s; %s is used instead", line, file.name)
+    return file, state
+
+
+def newest_unfinished(save_dir: Path, name: str) -> Path | None:
+    """Find the newest run of a name that can go on: it has a checkpoint, is not finished and not being trained."""
+    folder = save_dir / name
+    for run in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []:
+        headers = checkpoints_of(run)
+        if headers and not headers[0][0].finished and not RunLock(run).is_held():
+            return run
+    return None
+
+
+def set_aside(run: Path, step: int) -> list[Path]:
+    """Move checkpoints beyond a step out of the way, when a run goes on from before them.
+
+    They belong to a course of training that is about to be replaced; left in place, the next resume would
+    take the newest of them. They are kept in `checkpoints/ahead_of_step_<step>`.
+
+    Returns:
+        The files at their new places.
+    """
+    ahead = [path for header, path in checkpoints_of(run) if header.step > step]
+    if not ahead:
+        return []
+    shelf = run / CHECKPOINTS / f"ahead_of_step_{step}"
+    shelf.mkdir(exist_ok=True)
+    for path in ahead:
+        os.replace(path, shelf / path.name)
+    return [shelf / path.name for path in ahead]
+
+
+class RunLock:
+    """A lock on a run's folder that the system releases when the process ends, however it ends.
+
+    POSIX record locks are used, not `flock`: data-loading workers would inherit the latter and hold the
+    folder for some seconds after the main process was killed.
+    """
+
+    def __init__(self, run: Path) -> None:
+        """Prepare to lock a run's folder."""
+        self.path = run / ".lock"
+        self._file: BinaryIO | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, for the life of this process.
+
+        Raises:
+            UserError: another process trains in this folder.
+        """
+        file = open(self.path, "a+b")  # noqa: SIM115 - stays open: the lock is on the open file
+        try:
+            _lock(file)
+        except OSError:
+            file.close()
+            raise UserError(
+                f"{self.path.parent}: this run is being trained by another process: wait for it or stop it first"
+            ) from None
+        self._file = file
+
+    def is_held(self) -> bool:
+        """Whether another process has the lock."""
+        try:
+            self.acquire()
+        except UserError:
+            return True
+        self.release()
+        return False
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _lock(file: BinaryIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

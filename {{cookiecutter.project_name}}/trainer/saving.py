@@ -1,0 +1,162 @@
+"""When checkpoints are written, what is in them, and how a run goes on from one."""
+
+import errno
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from logger.console import log
+from trainer.checkpoint import save_checkpoint
+from trainer.run_folder import CHECKPOINTS, set_aside
+from utils.errors import RunFailed, UserError
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
+LAST, BEST = "last.pth", "best.pth"
+
+
+class Saver:
+    """Writes a trainer's checkpoints into the run's folder.
+
+    `last.pth` is written whenever anything is saved, `best.pth` at each new best value, and `epoch_XXXX.pth` at
+    the regular ones, of which the newest few are kept. Every file holds the whole state.
+    """
+
+    def __init__(self, trainer: "Trainer", run_dir: Path) -> None:
+        """Prepare to save; leftovers of a save that was killed are removed, and scarce space is reported."""
+        self.trainer = trainer
+        self.run_dir = run_dir
+        self.folder = run_dir / CHECKPOINTS
+        self.settings = trainer.config.trainer
+        self._saved_at = time.monotonic()
+        for leftover in self.folder.glob("*.tmp"):
+            leftover.unlink()
+        self._warn_of_scarce_space()
+
+    def after_step(self) -> None:
+        """Save within an epoch when enough steps or minutes have passed."""
+        steps, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
+        due = steps is not None and self.trainer.progress.step % steps == 0
+        due = due or (minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes)
+        if due:
+            self.save(LAST)
+
+    def after_epoch(self, is_best: bool) -> None:
+        """Save at the end of an epoch what is due: the best, the regular one, the very last."""
+        progress, every = self.trainer.progress, self.settings.save_every_epochs
+        names = [BEST] if is_best else []
+        regular = every is not None and progress.epoch % every == 0
+        if regular and self.settings.keep_last:
+            names.append(f"epoch_{progress.epoch:04d}.pth")
+        if names or regular or progress.finished:
+            self.save(LAST, *names)
+        for old in sorted(self.folder.glob("epoch_*.pth"))[: -self.settings.keep_last or None]:
+            old.unlink()
+
+    def save(self, *names: str) -> None:
+        """Write the trainer's state under one or more names.
+
+        Raises:
+            RunFailed: the files could not be written; those of before are whole.
+            Diverged: a loss that was not read yet is not finite; nothing is written.
+        """
+        trainer = self.trainer
+        trainer.guard.check(trainer.meter.flush())
+        state = {name: to_cpu(part.state_dict()) for name, part in trainer.state.items()}
+        state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
+        progress = trainer.progress
+        try:
+            paths = [self.folder / name for name in names]
+            save_checkpoint(state, paths, step=progress.step, finished=progress.finished)
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise RunFailed(
+                f"could not write a checkpoint at step {progress.step}: {reason}\nthe checkpoints of before are "
+                f"whole; to go on from there: {self.resume_command()}"
+            ) from error
+        self._saved_at = time.monotonic()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put the trainer where a checkpoint was written.
+
+        Checkpoints beyond it, of a course of training that is about to be replaced, are moved aside.
+
+        Raises:
+            UserError: the checkpoint is of another model.
+        """
+        trainer = self.trainer
+        load_weights(trainer.model, state["model"])
+        for name, part in trainer.state.items():
+            if name != "model" and name in state:
+                part.load_state_dict(state[name])
+        for moved in set_aside(self.run_dir, trainer.progress.step):
+            log.info("%s is ahead of step %d: moved to %s", moved.name, trainer.progress.step, moved.parent)
+
+    def resume_command(self) -> str:
+        """Return the command that continues this run."""
+        return f"python train.py -r {self.run_dir}"
+
+    def farewell(self, signum: int) -> str:
+        """Say what a stopped run leaves behind."""
+        progress, name = self.trainer.progress, signal.Signals(signum).name
+        return (
+            f"stopped by {name} after step {progress.step} (epoch {progress.epoch + 1}, batch {progress.batch}); "
+            f"to go on: {self.resume_command()}"
+        )
+
+    def next_steps(self) -> str:
+        """Say what came out of a run that is finished, and what to do with it."""
+        monitor, progress = self.trainer.monitor, self.trainer.progress
+        lines = [f"finished after epoch {progress.epoch}, step {progress.step}"]
+        if monitor.best is not None:
+            lines.append(f"best {monitor.metric} {monitor.best:.4g}, in epoch {monitor.best_epoch}")
+        lines.append(f"evaluate: python test.py -r {self.run_dir}")
+        lines.append(f"train longer: {self.resume_command()} trainer.epochs={2 * progress.epoch}")
+        return "\n".join(lines)
+
+    def _warn_of_scarce_space(self) -> None:
+        """Estimate what the checkpoints will take: weights, two numbers per weight in Adam, and one spare file."""
+        weights = sum(value.nbytes for value in self.trainer.model.state_dict().values())
+        existing = sum(path.stat().st_size for path in self.folder.glob("*.pth"))
+        needed = 3 * weights * (3 + self.settings.keep_last) - existing
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            log.warning(
+                "the disk of %s has %.0f MB free, and this run's checkpoints will take about %.0f MB",
+                self.run_dir, free / 1e6, needed / 1e6,
+            )  # fmt: skip
+
+
+def to_cpu(value: Any) -> Any:
+    """Copy the tensors in nested dicts, lists and tuples to the host, so that a file opens on any machine."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return type(value)((key, to_cpu(entry)) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(to_cpu(entry) for entry in value)
+    return value
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load a state dict that has to fit exactly.
+
+    Raises:
+        UserError: it does not; the message lists what is missing, superfluous or of another shape.
+    """
+    own = model.state_dict()
+    problems = [f"missing: {name}" for name in own if name not in weights]
+    problems += [f"superfluous: {name}" for name in weights if name not in own]
+    problems += [
+        f"of another shape: {name}: {tuple(weights[name].shape)}, and the model has {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if problems:
+        raise UserError("\n  ".join(["the checkpoint is of another model:", *problems]))
+    model.load_state_dict(weights)

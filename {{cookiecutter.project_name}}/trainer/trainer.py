@@ -1,0 +1,223 @@
+"""The training loop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_loaders.loader import Loader, Loaders
+from logger.console import progress_bar
+from logger.build import build_observers
+from trainer.criterion import Criterion, Metrics
+from trainer.guard import NonFiniteGuard
+from trainer.interrupt import InterruptHandler
+from trainer.meter import Meter
+from trainer.monitor import Monitor
+from trainer.optimization import Schedule, build_optimizer, clip_gradients
+from trainer.progress import Progress
+from trainer.saving import Saver
+from trainer.stopwatch import Stopwatch
+from utils.config import Config
+from utils.device import all_finite, choose_device, move
+from utils.errors import Interrupted
+from utils.seeding import RandomState, random_state_kept
+
+
+@dataclass
+class StepResult:
+    """What a step on a batch came to.
+
+    Attributes:
+        losses: one value per sample, or the mean of the batch.
+        output: what the model returned.
+        targets: what it should have returned; its length is the number of samples.
+    """
+
+    losses: torch.Tensor
+    output: Any
+    targets: Any
+
+
+class Trainer:
+    """Trains a model; `train_step` is the method to override for anything out of the ordinary."""
+
+    def __init__(self, config: Config, model: nn.Module, loaders: Loaders) -> None:
+        """Build everything that has state, and touch no file.
+
+        Raises:
+            UserError: the config asks for something that is not there, such as a device.
+        """
+        self.config = config
+        self.loaders = loaders
+        self.device = choose_device(config.trainer.device)
+
+        self.model = model.to(self.device)
+        self.loss = Criterion(config, self.device)
+        self.metrics = Metrics(config, self.device)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.schedule = Schedule(config, self.optimizer)
+        self.progress = Progress()
+        self.monitor = Monitor(config.trainer.monitor, config.trainer.early_stop)
+        self.meter = Meter()
+        self.stopwatch = Stopwatch()
+        self.guard = NonFiniteGuard(self.optimizer, self.describe_step)
+        self.interrupt = InterruptHandler()
+
+        # Everything that a checkpoint holds. A new part with state needs a line here, and nothing else.
+        self.state: dict[str, Any] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.schedule,
+            "progress": self.progress,
+            "monitor": self.monitor,
+            "meter": self.meter,
+            "random": RandomState(),
+        }
+
+    def train_step(self, batch: Any) -> StepResult:
+        """Update the weights once.
+
+        Override this for two optimizers, a distillation loss, batches that are dicts, and the like.
+        """
+        inputs, targets = batch
+        self.optimizer.zero_grad()
+        output = self.model(inputs)
+        losses = self.loss(output, targets)
+        loss = losses.mean()
+        loss.backward()
+        self.guard(loss)
+        clip_gradients(self.model, self.config.trainer.clip_grad_norm)
+        self.optimizer.step()
+        return StepResult(losses, output, targets)
+
+    def evaluation_step(self, batch: Any) -> StepResult:
+        """Run the model on a batch without learning from it; override it together with `train_step`."""
+        inputs, targets = batch
+        output = self.model(inputs)
+        return StepResult(self.loss(output, targets), output, targets)
+
+    def open_run(self, run_dir: Path) -> None:
+        """Give the run a folder, where observers and checkpoints write."""
+        text = self.config.model_dump_json(by_alias=True, indent=2)
+        (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+        self.observers = build_observers(self.config, run_dir)
+        self.state["loggers"] = self.observers
+        self.saver = Saver(self, run_dir)
+
+    def train(self) -> None:
+        """Train until the last epoch, or until early stopping.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; a checkpoint has been written.
+            Diverged: the loss is not finite; the weights and the last checkpoint are from before.
+        """
+        self.progress.finished = self.is_finished()
+        try:
+            self.observers.on_start(self)
+            with self.interrupt:
+                while not self.progress.finished:
+                    self.train_epoch()
+                    self.end_epoch(self.evaluate(self.loaders.valid, "val"))
+            self.observers.on_end(self)
+        except Interrupted as stop:
+            self.saver.save("last.pth")
+            raise Interrupted(stop.signum, self.saver.farewell(stop.signum)) from None
+        finally:
+            self.observers.close()
+
+    def train_epoch(self) -> None:
+        """Take the steps of an epoch that have not been taken yet."""
+        self.model.train()
+        loader, progress = self.loaders.train, self.progress
+        loader.set_position(progress.epoch, progress.batch)
+        self.stopwatch.start()
+        for batch in progress_bar(loader, len(loader), progress.batch, f"epoch {progress.epoch + 1}"):
+            result = self.train_step(move(batch, self.device))
+            self.count(self.meter, result)
+            self.after_step()
+        self.guard.check(self.meter.flush())
+        self.stopwatch.stop()
+
+    def after_step(self) -> None:
+        """Count a training step, and do what is due after it."""
+        progress = self.progress
+        progress.step += 1
+        progress.batch += 1
+        self.schedule.after_step()
+        if progress.step % self.config.trainer.log_every == 0:
+            self.guard.check(self.meter.flush())
+            self.observers.on_step(progress.step, self.scalars(self.meter.window_means()))
+        self.saver.after_step()
+        self.interrupt.check()
+
+    def end_epoch(self, metrics: dict[str, float]) -> None:
+        """Take stock of an epoch and its evaluation: observers, learning rate, best so far, checkpoints."""
+        progress = self.progress
+        scalars = self.scalars(self.meter.means()) | metrics | self.stopwatch.read()
+        self.meter.start_epoch()
+        progress.epoch += 1
+        progress.batch = 0
+        is_best = self.monitor.update(metrics, progress.epoch)
+        self.schedule.after_epoch(metrics)
+        progress.finished = self.is_finished()
+        self.observers.on_evaluation(progress.step, progress.epoch, scalars, is_best)
+        self.saver.after_epoch(is_best)
+
+    @torch.no_grad()
+    def evaluate(self, loader: Loader, split: str) -> dict[str, float]:
+        """Measure loss and metrics over all samples of a loader, and leave no trace in the random state.
+
+        Args:
+            loader: the data.
+            split: goes in front of the names: "val" makes `val_loss`, `val_accuracy`, and so on.
+        """
+        self.model.eval()
+        meter = Meter()
+        loader.set_position(0)
+        for metric in self.metrics.collected.values():
+            metric.reset()
+        with random_state_kept():
+            for batch in progress_bar(loader, len(loader), 0, split):
+                result = self.evaluation_step(move(batch, self.device))
+                self.count(meter, result)
+                for metric in self.metrics.collected.values():
+                    metric.update(result.output, result.targets)
+                self.interrupt.check()
+        values = meter.means()
+        for name, metric in self.metrics.collected.items():
+            values[name] = float(metric.compute())
+        return {f"{split}_{name}": value for name, value in values.items()}
+
+    def count(self, meter: Meter, result: StepResult) -> None:
+        """Add a step's loss and metrics to a meter; nothing is read from the device yet."""
+        samples = len(result.targets)
+        meter.update("loss", result.losses, samples)
+        with torch.no_grad():
+            for name, values in self.metrics.values(result.output, result.targets).items():
+                meter.update(name, values, samples)
+        if meter is self.meter:
+            self.stopwatch.samples += samples
+
+    def scalars(self, means: dict[str, float]) -> dict[str, float]:
+        """Name what a log entry of training holds."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return {f"train_{name}": value for name, value in means.items()} | {"lr": float(rates[0])}
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.progress.epoch >= self.config.trainer.epochs or self.monitor.exhausted
+
+    def describe_step(self, ago: int) -> str:
+        """Say what the step worked on whose loss was not finite, `ago` steps before the latest one."""
+        number = self.progress.batch - ago
+        loader = self.loaders.train
+        indices = loader.batch_sampler.batch(number)
+        inputs_too = (
+            "" if all_finite(loader.load(indices)) else "; the batch itself holds values that are not"
+        )
+        return (
+            f"the loss is not finite at step {self.progress.step - ago + 1} (epoch {self.progress.epoch + 1}, batch "
+            f"{number + 1}){inputs_too}\nweights and checkpoints are those from before it; samples of the batch: {indices}"
+        )

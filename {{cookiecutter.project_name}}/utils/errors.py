@@ -1,0 +1,56 @@
+"""The ways in which a run may end early, and the exit code of each."""
+
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user: one readable message, exit code 2, no traceback."""
+
+
+class ConfigError(UserError):
+    """A config that cannot be used; `problems` has one line for each thing to mend."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        headline = "1 problem in the config:" if count == 1 else f"{count} problems in the config:"
+        super().__init__("\n".join([headline, *self.problems]))
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number; exit code 3."""
+
+
+class RunFailed(Exception):
+    """The machine let the run down, by a full disk for instance: a readable message, exit code 1."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and its checkpoint is written; exit code 128 + `signum`."""
+
+    def __init__(self, signum: int, message: str = "stopped by a signal") -> None:
+        self.signum = signum
+        super().__init__(message)
+
+
+def run(main: Callable[[], int]) -> int:
+    """Call `main` and return the exit code of the process.
+
+    What `main` returns is the exit code (0 for a run that finished). The errors above become their own
+    code and a message on standard error. Everything else is unforeseen and keeps its traceback.
+    """
+    try:
+        return main()
+    except UserError as error:
+        code, message = 2, str(error)
+    except RunFailed as error:
+        code, message = 1, str(error)
+    except Diverged as error:
+        code, message = 3, str(error)
+    except KeyboardInterrupt:
+        code, message = 130, "stopped"
+    except Interrupted as error:
+        code, message = 128 + error.signum, str(error)
+    print(message, file=sys.stderr)
+    return code
