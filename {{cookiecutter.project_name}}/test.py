@@ -21,12 +21,8 @@ from utils.errors import run
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "-r", "--resume", required=True, type=Path, metavar="RUN", help="a run's folder or a file"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-r", "--resume", required=True, type=Path, metavar="RUN", help="a run's folder or a file")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="which data (test)")
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
     return parser.parse_intermixed_args()
@@ -42,9 +38,7 @@ def main() -> int:
     else:
         file, state = find_checkpoint(arguments.resume)
         if arguments.resume.is_dir():
-            log.warning(
-                "%s has no %s: its newest checkpoint is evaluated, %s", arguments.resume, BEST, file.name
-            )
+            log.warning("%s has no %s: its newest checkpoint is evaluated, %s", arguments.resume, BEST, file.name)
 
     trainer = build_trainer(config_from_dict(state["config"], arguments.words, str(file)))
     load_weights(trainer.model, state["model"])

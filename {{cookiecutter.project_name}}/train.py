@@ -15,6 +15,7 @@ from pathlib import Path
 
 from logger.console import log, set_up_logging
 from trainer.build import build_trainer
+from trainer.check import check, check_first_batch
 from trainer.run_folder import (
     RunLock,
     create_run_folder,
@@ -31,12 +32,8 @@ from utils.errors import run
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "-c", "--config", action="append", default=[], type=Path, metavar="FILE", help="JSON or YAML"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", action="append", default=[], type=Path, metavar="FILE", help="JSON or YAML")
     parser.add_argument("-r", "--resume", metavar="RUN", help="a run's folder, a checkpoint file, or `auto`")
     parser.add_argument("--check", action="store_true", help="run every part once, without training")
     parser.add_argument("--keys", action="store_true", help="list every key of a config, and stop")
@@ -60,9 +57,9 @@ def main() -> int:
         return 0
     config = load_config(arguments.config, arguments.words) if arguments.config else None
     if config and arguments.check:
-        from trainer.check import check
-
-        return check(config)
+        check(build_trainer(config))
+        log.info("all is well")
+        return 0
     if config and arguments.resume == "auto":
         newest = newest_unfinished(Path(config.trainer.save_dir), config.name)
         return resume(newest, config, []) if newest else start(config)
@@ -75,6 +72,7 @@ def main() -> int:
 def start(config: Config) -> int:
     """Train from the beginning, in a new folder."""
     trainer = build_trainer(config)
+    check_first_batch(trainer)
     run_dir = create_run_folder(Path(config.trainer.save_dir), config.name)
     RunLock(run_dir).acquire()
     trainer.open_run(run_dir)
@@ -97,6 +95,8 @@ def train(trainer: Trainer, headline: str) -> int:
     set_up_logging(run_dir / "train.log")
     record_environment(run_dir, trainer.device, trainer.config.seed)
     log.info(headline)
+    if trainer.is_finished():
+        log.info("this run is finished; to train it longer, add trainer.epochs=%d", 2 * trainer.progress.epoch)
     trainer.train()
     log.info(trainer.saver.next_steps())
     return 0

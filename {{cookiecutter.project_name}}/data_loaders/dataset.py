@@ -23,9 +23,7 @@ class InMemoryDataset(Dataset[tuple[torch.Tensor, ...]]):
             ValueError: the tensors differ in their number of samples.
         """
         if len({len(tensor) for tensor in tensors}) != 1:
-            raise ValueError(
-                f"tensors of {[len(tensor) for tensor in tensors]} samples do not make a dataset"
-            )
+            raise ValueError(f"tensors of {[len(tensor) for tensor in tensors]} samples do not make a dataset")
         self.tensors = tensors
         self.seed = seed
         self.epoch = 0

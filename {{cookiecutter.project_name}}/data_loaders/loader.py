@@ -24,6 +24,12 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def _close_if_alive(reference: "weakref.ref[Loader]") -> None:
+    loader = reference()
+    if loader is not None:
+        loader.close()
+
+
 class Loader(DataLoader[Any]):
     """Batches of one split of the data.
 
@@ -81,19 +87,19 @@ class Loader(DataLoader[Any]):
         iterator = super().__iter__()
         if first_time:
             # Python ends idle workers at exit by SIGTERM, which they ignore, and would wait for them forever.
-            weak = weakref.ref(self)
-            atexit.register(lambda: (loader := weak()) and loader.close())
+            atexit.register(_close_if_alive, weakref.ref(self))
         return iterator
 
     def close(self) -> None:
         """End the workers, if there are any; done by itself when Python exits."""
         if self._iterator is not None:
-            self._iterator._shutdown_workers()
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
 
     def load(self, indices: list[int]) -> Any:
         """Load one batch here and now, in this process, apart from any iteration."""
-        return self.collate_fn(self.dataset.__getitems__(indices))
+        samples: Any = self.dataset.__getitems__(indices)
+        return self.collate_fn(samples)
 
 
 @dataclass

@@ -48,7 +48,7 @@ def uniform(seed: int, epoch: int, indices: Sequence[int], draws: int) -> NDArra
     samples = _mix(np.asarray(indices, np.uint64) * np.uint64(_GOLDEN) + key)
     counters = np.arange(1, draws + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     bits = _mix(samples[:, None] + counters)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def seed_global_generators(seed: int) -> None:

@@ -34,9 +34,7 @@ def set_up_logging(file: Path | None = None) -> None:
 
 def progress_bar(batches: Iterable[Any], total: int, done: int, label: str) -> Iterable[Any]:
     """Show how many batches are done, on standard error; silent when that is not a terminal."""
-    return tqdm(
-        batches, label, total, initial=done, leave=False, disable=None, unit="batch", dynamic_ncols=True
-    )
+    return tqdm(batches, label, total, initial=done, leave=False, disable=None, unit="batch", dynamic_ncols=True)
 
 
 class Console(Observer):

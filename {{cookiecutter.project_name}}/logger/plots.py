@@ -29,9 +29,7 @@ class Plots(Observer):
                 points = [(line["epoch"], line.get(f"{split}_{quantity}")) for line in lines]
                 points = [point for point in points if point[1] is not None]
                 if points:
-                    axis.plot(
-                        *zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None
-                    )
+                    axis.plot(*zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None)
             axis.set(title=quantity, xlabel="epoch")
             axis.grid(alpha=0.3)
             axis.legend()

@@ -2,7 +2,7 @@
 
 from data_loaders.loader import Loaders
 from trainer.trainer import Trainer
-from utils.config import Component, Config
+from utils.config import Config
 from utils.config_rules import check_against_data
 from utils.errors import ConfigError
 from utils.registry import build, find

@@ -1,13 +1,19 @@
-"""Checks before training: those that cost nothing, and `--check`, which runs every part once."""
+"""Checks before training: one batch at the start of every run, and `--check`, which runs every part once."""
 
 import pickle
+import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data_loaders.dataset import SeededDataset
+from data_loaders.loader import Loader
+from logger.console import log
+from trainer.checkpoint import load_checkpoint
+from trainer.run_folder import CHECKPOINTS
+from trainer.saving import LAST, Saver, load_weights
 from trainer.trainer import Trainer
 from utils.device import all_finite, move
 from utils.errors import UserError
@@ -18,19 +24,120 @@ def check_first_batch(trainer: Trainer) -> Any:
     """Run the first training batch through model, loss and metrics, and leave no trace of it.
 
     Returns:
-        The batch, on the host.
+        The batch.
 
     Raises:
         UserError: the batch holds values that are not finite, or its parts do not fit each other.
     """
-    loader = trainer.loaders.train
+    batch = load_first_batch(trainer.loaders.train)
     with random_state_kept(), torch.no_grad():
-        loader.set_position(0)
-        indices = loader.batch_sampler.batch(0)
-        batch = loader.load(indices)
-        if not all_finite(batch):
-            raise UserError(f"data_loader: samples {indices} hold values that are NaN or infinite")
         trainer.model.eval()
         result = trainer.evaluation_step(move(batch, trainer.device))
         trainer.metrics.values(result.output, result.targets)
     return batch
+
+
+def load_first_batch(loader: Loader) -> Any:
+    """Load the first batch of the first epoch.
+
+    Raises:
+        UserError: it holds values that are not finite.
+    """
+    with random_state_kept():
+        loader.set_position(0)
+        indices = loader.batch_sampler.batch(0)
+        batch = loader.load(indices)
+    if not all_finite(batch):
+        raise UserError(f"data_loader: among the samples {indices} there are values that are NaN or infinite")
+    return batch
+
+
+def check(trainer: Trainer) -> None:
+    """Run every part of a training once, in a temporary place, and report what was found.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    loaders, model, device = trainer.loaders, trainer.model, trainer.device
+    for split, loader in (("train", loaders.train), ("val", loaders.valid), ("test", loaders.test)):
+        log.info("%-5s %d samples in %d batches", split, len(loader.dataset), len(loader))
+    batch = load_first_batch(loaders.train)
+    check_workers(loaders.train)
+
+    parameters = list(model.parameters())
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in parameters)
+    log.info("model %s on %s: %d parameters, %d trainable", type(model).__name__, device, total, trainable)
+
+    check_first_batch(trainer)
+    model.train()
+    start = time.perf_counter()
+    result = trainer.train_step(move(batch, device))
+    trainer.count(trainer.meter, result)
+    loss = trainer.meter.means()["loss"]
+    seconds = time.perf_counter() - start
+    log.info("batch %s, output %s, targets %s", shapes(batch), shapes(result.output), shapes(result.targets))
+    log.info("one training step: loss %.4g, %.1f ms, the first and slowest", loss, 1e3 * seconds)
+    if device.type == "cuda":
+        log.info("memory on the device: %.0f MB at most", torch.cuda.max_memory_allocated(device) / 1e6)
+
+    model.eval()
+    with torch.no_grad():
+        trainer.evaluation_step(move(load_first_batch(loaders.valid), device))
+    log.info("one evaluation step: done")
+    check_saving(trainer)
+
+
+def check_workers(loader: Loader) -> None:
+    """See that the dataset can travel to worker processes, where the system starts them afresh.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if loader.num_workers == 0:
+        return
+    try:
+        pickle.dumps(loader.dataset)
+    except Exception as error:
+        raise UserError(
+            f"data_loader: the dataset cannot be pickled, which workers need on macOS and Windows: {error}"
+        ) from error
+
+
+def check_saving(trainer: Trainer) -> None:
+    """Save a checkpoint in a temporary folder and load it again; compare its size with the free space.
+
+    Raises:
+        UserError: what was loaded is not what was saved, or the disk has no room for it.
+    """
+    settings = trainer.config.trainer
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / CHECKPOINTS / LAST
+        file.parent.mkdir()
+        Saver(trainer, Path(folder)).save(LAST)
+        size = file.stat().st_size
+        load_weights(trainer.model, load_checkpoint(file)["model"])
+    place = Path(settings.save_dir).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    needed = size * (3 + settings.keep_last)
+    log.info(
+        "a checkpoint: %.1f MB; a run keeps up to %.1f MB, %.0f MB are free",
+        size / 1e6,
+        needed / 1e6,
+        free / 1e6,
+    )
+    if needed > free:
+        raise UserError(f"trainer.save_dir: {place} has no room for this run's checkpoints")
+
+
+def shapes(value: Any) -> str:
+    """Describe the shapes of nested tensors."""
+    if isinstance(value, torch.Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shapes(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return " ".join(shapes(entry) for entry in value)
+    return type(value).__name__

@@ -54,9 +54,7 @@ def explain_misfit(output: Any, targets: Any) -> str | None:
 
 
 def _describe(value: Any) -> str:
-    return (
-        f"of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-    )
+    return f"of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
 class Metrics:
@@ -68,9 +66,7 @@ class Metrics:
         self.collected: dict[str, Any] = {}
         for component in config.metrics:
             built = build("metrics", component)
-            if isinstance(
-                built, torch.nn.Module
-            ):  # a torchmetrics class: it keeps state, and costs 0.1 ms a step
+            if isinstance(built, torch.nn.Module):  # a torchmetrics class: it keeps state, and costs 0.1 ms a step
                 self.collected[metric_name(component)] = built.to(device)
             else:
                 self.per_sample[metric_name(component)] = built

@@ -14,6 +14,7 @@ class Monitor:
             rule: "max val_accuracy" or "min val_loss", as in the config; None watches nothing.
             patience: evaluations without a new best after which to stop; None never stops.
         """
+        self.rule = rule
         self.mode, self.metric = rule.split() if rule else ("min", "")
         self.patience = patience
         self.best: float | None = None
@@ -42,9 +43,15 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a restart."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "since_best": self.since_best}
+        return {
+            "rule": self.rule,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "since_best": self.since_best,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state over."""
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self.since_best = state["since_best"]
+        """Take the state over, unless it belongs to another rule: its best value would mean nothing."""
+        if state["rule"] == self.rule:
+            self.best, self.best_epoch = state["best"], state["best_epoch"]
+            self.since_best = state["since_best"]

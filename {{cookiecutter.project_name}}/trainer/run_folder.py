@@ -28,9 +28,7 @@ def create_run_folder(save_dir: Path, name: str) -> Path:
     except FileExistsError:
         if folder.is_dir():  # another run drew the same id in the same second
             return create_run_folder(save_dir, name)
-        raise UserError(
-            f"trainer.save_dir: {folder.parent} is a file, and runs need a folder there"
-        ) from None
+        raise UserError(f"trainer.save_dir: {folder.parent} is a file, and runs need a folder there") from None
     except OSError as error:
         raise UserError(f"trainer.save_dir: cannot make {folder}: {error.strerror or error}") from None
     return folder

@@ -1,6 +1,7 @@
 """When checkpoints are written, what is in them, and how a run goes on from one."""
 
 import errno
+import json
 import shutil
 import signal
 import time
@@ -12,6 +13,7 @@ import torch
 from logger.console import log
 from trainer.checkpoint import save_checkpoint
 from trainer.run_folder import CHECKPOINTS, set_aside
+from utils.config import Config
 from utils.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -87,9 +89,10 @@ class Saver:
         Checkpoints beyond it, of a course of training that is about to be replaced, are moved aside.
 
         Raises:
-            UserError: the checkpoint is of another model.
+            UserError: the config differs in what a run cannot change half-way, or the model's weights do.
         """
         trainer = self.trainer
+        refuse_changes(state["config"], trainer.config)
         load_weights(trainer.model, state["model"])
         for name, part in trainer.state.items():
             if name != "model" and name in state:
@@ -116,7 +119,7 @@ class Saver:
         if monitor.best is not None:
             lines.append(f"best {monitor.metric} {monitor.best:.4g}, in epoch {monitor.best_epoch}")
         lines.append(f"evaluate: python test.py -r {self.run_dir}")
-        lines.append(f"train longer: {self.resume_command()} trainer.epochs={2 * progress.epoch}")
+        lines.append(f"look:     tensorboard --logdir {self.run_dir.parent}")
         return "\n".join(lines)
 
     def _warn_of_scarce_space(self) -> None:
@@ -141,6 +144,32 @@ def to_cpu(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(to_cpu(entry) for entry in value)
     return value
+
+
+def refuse_changes(stored: dict[str, Any], config: Config) -> None:
+    """Keep a run on its course: what is built from these sections was saved, and would not take a new value.
+
+    Raises:
+        UserError: a section that shapes the course of training is not what it was.
+    """
+    now = config.model_dump(mode="json", by_alias=True)
+    changed = []
+    for section in ("seed", "data_loader", "model", "loss", "optimizer", "lr_scheduler"):
+        before, after = stored.get(section), now.get(section)
+        if section == "data_loader":
+            before, after = _without_workers(before), _without_workers(after)
+        if before != after:
+            changed.append(f"  {section}: was {json.dumps(before)}, is {json.dumps(after)}")
+    if changed:
+        raise UserError(
+            "\n".join(["a run that goes on cannot change these parts of its config:", *changed])
+            + "\nstart a new run for them; trainer, loggers, metrics and num_workers may change"
+        )
+
+
+def _without_workers(section: Any) -> Any:
+    args = {name: value for name, value in section["args"].items() if name != "num_workers"}
+    return {**section, "args": args}
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from data_loaders.loader import Loader, Loaders
-from logger.console import progress_bar
 from logger.build import build_observers
+from logger.console import progress_bar
 from trainer.criterion import Criterion, Metrics
 from trainer.guard import NonFiniteGuard
 from trainer.interrupt import InterruptHandler
+from trainer.memory import memory_explained
 from trainer.meter import Meter
 from trainer.monitor import Monitor
 from trainer.optimization import Schedule, build_optimizer, clip_gradients
@@ -116,7 +117,7 @@ class Trainer:
         self.progress.finished = self.is_finished()
         try:
             self.observers.on_start(self)
-            with self.interrupt:
+            with self.interrupt, memory_explained(self.device, self.doing):
                 while not self.progress.finished:
                     self.train_epoch()
                     self.end_epoch(self.evaluate(self.loaders.valid, "val"))
@@ -209,15 +210,18 @@ class Trainer:
         """Whether there is nothing left to train."""
         return self.progress.epoch >= self.config.trainer.epochs or self.monitor.exhausted
 
+    def doing(self) -> str:
+        """Say what the run is at, for messages."""
+        place = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
+        return f"training ({place})" if self.model.training else f"evaluation (epoch {self.progress.epoch + 1})"
+
     def describe_step(self, ago: int) -> str:
         """Say what the step worked on whose loss was not finite, `ago` steps before the latest one."""
-        number = self.progress.batch - ago
+        number, step = self.progress.batch - ago, self.progress.step - ago
         loader = self.loaders.train
         indices = loader.batch_sampler.batch(number)
-        inputs_too = (
-            "" if all_finite(loader.load(indices)) else "; the batch itself holds values that are not"
-        )
+        cause = "" if all_finite(loader.load(indices)) else "; the batch itself holds values that are NaN or infinite"
         return (
-            f"the loss is not finite at step {self.progress.step - ago + 1} (epoch {self.progress.epoch + 1}, batch "
-            f"{number + 1}){inputs_too}\nweights and checkpoints are those from before it; samples of the batch: {indices}"
+            f"the loss is not finite at step {step + 1} (epoch {self.progress.epoch + 1}, batch {number + 1}){cause}\n"
+            f"the weights were not touched, and the last checkpoint is from before; samples of the batch: {indices}"
         )

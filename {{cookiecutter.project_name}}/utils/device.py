@@ -21,9 +21,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = f"PyTorch sees {torch.cuda.device_count()} CUDA devices on this machine"
-        raise UserError(
-            f'trainer.device: "{name}" is not there: {found}; "auto" takes the best device there is'
-        )
+        raise UserError(f'trainer.device: "{name}" is not there: {found}; "auto" takes the best device there is')
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f'trainer.device: "{name}" is not there; "auto" takes the best device there is')
     return device

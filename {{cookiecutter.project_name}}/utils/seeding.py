@@ -46,9 +46,7 @@ class RandomState:
         python, numpy_state = state["python"], state["numpy"]
         random.setstate((python["version"], tuple(python["numbers"]), python["gauss"]))
         key = numpy_state["key"].numpy().astype(np.uint32)
-        np.random.set_state(
-            ("MT19937", key, numpy_state["pos"], numpy_state["has_gauss"], numpy_state["gauss"])
-        )
+        np.random.set_state(("MT19937", key, numpy_state["pos"], numpy_state["has_gauss"], numpy_state["gauss"]))
         torch.set_rng_state(state["torch"].cpu())
         if "cuda" in state and torch.cuda.is_available():
             for device, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
