@@ -23,6 +23,7 @@ from trainer.run_folder import (
     newest_unfinished,
     run_folder_of,
 )
+from trainer.starting_weights import set_starting_weights
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import config_from_dict, load_config
@@ -57,7 +58,9 @@ def main() -> int:
         return 0
     config = load_config(arguments.config, arguments.words) if arguments.config else None
     if config and arguments.check:
-        check(build_trainer(config))
+        trainer = build_trainer(config)
+        set_starting_weights(config, trainer.model)
+        check(trainer)
         log.info("all is well")
         return 0
     if config and arguments.resume == "auto":
@@ -72,11 +75,12 @@ def main() -> int:
 def start(config: Config) -> int:
     """Train from the beginning, in a new folder."""
     trainer = build_trainer(config)
-    check_first_batch(trainer)
+    set_starting_weights(config, trainer.model)
+    layers = check_first_batch(trainer)
     run_dir = create_run_folder(Path(config.trainer.save_dir), config.name)
     RunLock(run_dir).acquire()
     trainer.open_run(run_dir)
-    return train(trainer, f"training in {run_dir}")
+    return train(trainer, f"{layers}\n{trainer.describe_groups()}\ntraining in {run_dir}".lstrip())
 
 
 def resume(path: Path, config: Config | None, words: list[str]) -> int:

@@ -60,6 +60,8 @@ class DigitsLoaders(Loaders):
         valid_fraction: Fraction = 0.15,
         test_fraction: Fraction = 0.15,
         split_seed: NonNegativeInt = 0,
+        classes: Annotated[list[Annotated[int, Field(ge=0, le=9)]], Field(min_length=2)] | None = None,
+        samples_per_class: PositiveInt | None = None,
         *,
         seed: int,
     ) -> None:
@@ -71,6 +73,8 @@ class DigitsLoaders(Loaders):
             valid_fraction: share of the data that validation gets.
             test_fraction: share of the data that is kept for `test.py`.
             split_seed: makes another split; apart from `seed`, so that runs of several seeds share a test set.
+            classes: the digits to tell apart, numbered from 0 in this order; None takes all ten.
+            samples_per_class: training images of each digit, the first in the training split; None takes all.
             seed: the run's seed, for the order of samples and the augmentation.
         """
         # Imported here because it takes a second and nothing else in the project needs it.
@@ -90,6 +94,13 @@ class DigitsLoaders(Loaders):
         images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8)
         images = (images - images[train].mean()) / images[train].std()
         targets = torch.from_numpy(labels).long()
+        if classes is not None:
+            train, valid, test = (rows[np.isin(labels[rows], classes)] for rows in (train, valid, test))
+            number_of = torch.full((10,), -1)
+            number_of[classes] = torch.arange(len(classes))
+            targets = number_of[targets]
+        if samples_per_class is not None:
+            train = np.concatenate([train[labels[train] == d][:samples_per_class] for d in np.unique(labels[train])])
 
         def dataset(rows: "np.ndarray[tuple[int], np.dtype[np.int64]]", augment: bool) -> DigitsDataset:
             return DigitsDataset(images[rows], targets[rows], augment=augment, seed=seed)

@@ -30,6 +30,10 @@ class TensorBoard(Observer):
         """Open a new event file."""
         # A TensorBoard that is open while the run is resumed also forgets what was cut off.
         self._writer = self._new_writer(str(self.run_dir), purge_step=trainer.progress.step + 1)
+        if trainer.progress.step == 0:
+            config = trainer.config.model_dump_json(by_alias=True, indent=2)
+            self._writer.add_text("config", "```json\n" + config + "\n```", 0)
+            self._writer.add_text("parameter groups", trainer.describe_groups(), 0)
 
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
         """Write the means since the last entry, under `steps/`."""

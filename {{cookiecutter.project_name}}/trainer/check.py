@@ -14,17 +14,18 @@ from logger.console import log
 from trainer.checkpoint import load_checkpoint
 from trainer.run_folder import CHECKPOINTS
 from trainer.saving import LAST, Saver, load_weights
+from trainer.summary import describe, layer_table
 from trainer.trainer import Trainer
 from utils.device import all_finite, move
 from utils.errors import UserError
 from utils.seeding import random_state_kept
 
 
-def check_first_batch(trainer: Trainer) -> Any:
+def check_first_batch(trainer: Trainer) -> str:
     """Run the first training batch through model, loss and metrics, and leave no trace of it.
 
     Returns:
-        The batch.
+        A table of the model's layers; empty where a batch is no pair of inputs and targets.
 
     Raises:
         UserError: the batch holds values that are not finite, or its parts do not fit each other.
@@ -34,7 +35,9 @@ def check_first_batch(trainer: Trainer) -> Any:
         trainer.model.eval()
         result = trainer.evaluation_step(move(batch, trainer.device))
         trainer.metrics.values(result.output, result.targets)
-    return batch
+        if not isinstance(batch, list | tuple):
+            return ""
+        return layer_table(trainer.model, move(batch[0], trainer.device), trainer.optimizer.param_groups)
 
 
 def load_first_batch(loader: Loader) -> Any:
@@ -64,19 +67,15 @@ def check(trainer: Trainer) -> None:
     batch = load_first_batch(loaders.train)
     check_workers(loaders.train)
 
-    parameters = list(model.parameters())
-    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in parameters)
-    log.info("model %s on %s: %d parameters, %d trainable", type(model).__name__, device, total, trainable)
-
-    check_first_batch(trainer)
-    model.train()
+    log.info("on %s", device)
+    log.info(check_first_batch(trainer))
+    trainer.freezing.train_mode()
     start = time.perf_counter()
     result = trainer.train_step(move(batch, device))
     trainer.count(trainer.meter, result)
     loss = trainer.meter.means()["loss"]
     seconds = time.perf_counter() - start
-    log.info("batch %s, output %s, targets %s", shapes(batch), shapes(result.output), shapes(result.targets))
+    log.info("batch %s, output %s, targets %s", describe(batch), describe(result.output), describe(result.targets))
     log.info("one training step: loss %.4g, %.1f ms, the first and slowest", loss, 1e3 * seconds)
     if device.type == "cuda":
         log.info("memory on the device: %.0f MB at most", torch.cuda.max_memory_allocated(device) / 1e6)
@@ -130,14 +129,3 @@ def check_saving(trainer: Trainer) -> None:
     )
     if needed > free:
         raise UserError(f"trainer.save_dir: {place} has no room for this run's checkpoints")
-
-
-def shapes(value: Any) -> str:
-    """Describe the shapes of nested tensors."""
-    if isinstance(value, torch.Tensor):
-        return str(tuple(value.shape))
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shapes(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return " ".join(shapes(entry) for entry in value)
-    return type(value).__name__

@@ -15,13 +15,14 @@ from utils.registry import build
 _FUSED = ("SGD", "Adam", "AdamW")
 
 
-def build_optimizer(component: Component, model: nn.Module) -> Optimizer:
-    """Build the optimizer over the model's trainable parameters, fused where there is such a version."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    chosen = {"fused", "foreach", "differentiable"} & component.args.keys()
-    if component.type in _FUSED and not chosen and all(p.is_floating_point() for p in parameters):
-        component = Component(type=component.type, args={**component.args, "fused": True})
-    optimizer: Optimizer = build("optimizer", component, params=parameters)
+def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
+    """Build the optimizer over groups of parameters, fused where there is such a version."""
+    component = config.optimizer
+    args = dict(component.args)
+    chosen = {"fused", "foreach", "differentiable"} & args.keys()
+    if component.type in _FUSED and not chosen and all(p.is_floating_point() for g in groups for p in g["params"]):
+        args["fused"] = True
+    optimizer: Optimizer = build("optimizer", Component(type=component.type, args=args), params=groups)
     return optimizer
 
 

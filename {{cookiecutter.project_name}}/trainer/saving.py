@@ -154,7 +154,7 @@ def refuse_changes(stored: dict[str, Any], config: Config) -> None:
     """
     now = config.model_dump(mode="json", by_alias=True)
     changed = []
-    for section in ("seed", "data_loader", "model", "loss", "optimizer", "lr_scheduler"):
+    for section in ("seed", "data_loader", "model", "loss", "optimizer", "lr_scheduler", "freeze", "unfreeze"):
         before, after = stored.get(section), now.get(section)
         if section == "data_loader":
             before, after = _without_workers(before), _without_workers(after)

@@ -11,12 +11,14 @@ from data_loaders.loader import Loader, Loaders
 from logger.build import build_observers
 from logger.console import progress_bar
 from trainer.criterion import Criterion, Metrics
+from trainer.freezing import Freezing
 from trainer.guard import NonFiniteGuard
 from trainer.interrupt import InterruptHandler
 from trainer.memory import memory_explained
 from trainer.meter import Meter
 from trainer.monitor import Monitor
 from trainer.optimization import Schedule, build_optimizer, clip_gradients
+from trainer.parameter_groups import describe_groups, parameter_groups
 from trainer.progress import Progress
 from trainer.saving import Saver
 from trainer.stopwatch import Stopwatch
@@ -57,7 +59,8 @@ class Trainer:
         self.model = model.to(self.device)
         self.loss = Criterion(config, self.device)
         self.metrics = Metrics(config, self.device)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.freezing = Freezing(config, self.model)
+        self.optimizer = build_optimizer(config, parameter_groups(config, self.model, self.freezing))
         self.schedule = Schedule(config, self.optimizer)
         self.progress = Progress()
         self.monitor = Monitor(config.trainer.monitor, config.trainer.early_stop)
@@ -130,8 +133,9 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Take the steps of an epoch that have not been taken yet."""
-        self.model.train()
         loader, progress = self.loaders.train, self.progress
+        self.freezing.set_epoch(progress.epoch)
+        self.freezing.train_mode()
         loader.set_position(progress.epoch, progress.batch)
         self.stopwatch.start()
         for batch in progress_bar(loader, len(loader), progress.batch, f"epoch {progress.epoch + 1}"):
@@ -203,12 +207,19 @@ class Trainer:
 
     def scalars(self, means: dict[str, float]) -> dict[str, float]:
         """Name what a log entry of training holds."""
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        return {f"train_{name}": value for name, value in means.items()} | {"lr": float(rates[0])}
+        rates = {f"lr_{group['name']}": float(group["lr"]) for group in self.optimizer.param_groups}
+        if len(rates) == 1:
+            rates = {}
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        return {f"train_{name}": value for name, value in means.items()} | {"lr": lr} | rates
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to train."""
         return self.progress.epoch >= self.config.trainer.epochs or self.monitor.exhausted
+
+    def describe_groups(self) -> str:
+        """Describe the optimizer's parameter groups, a line for each."""
+        return describe_groups(self.optimizer.param_groups)
 
     def doing(self) -> str:
         """Say what the run is at, for messages."""
