@@ -9,6 +9,12 @@ python train.py -r auto -c config.json              continue the newest unfinish
 python train.py --keys                              list every key of a config
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # While the imports below take their seconds, Ctrl-C ends the process without a traceback out of one of them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 from pathlib import Path
@@ -90,6 +96,7 @@ def resume(path: Path, config: Config | None, words: list[str]) -> int:
     trainer = build_trainer(config or config_from_dict(state["config"], words, str(file)))
     trainer.open_run(run_folder_of(path))
     trainer.saver.restore(state)
+    trainer.saver.repeat(file)
     return train(trainer, f"going on from {file}, after step {trainer.progress.step}")
 
 

@@ -1,10 +1,10 @@
 """Two wrappers that turn sample indices into batches: data in memory, and everything else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from data_loaders.randomness import global_generators_kept, hash_counter, seed_global_generators
 
@@ -51,13 +51,15 @@ class SeededDataset(Dataset[Any]):
 
     Before each sample the global generators of torch, NumPy and Python are seeded from those three, so that
     transforms may draw from any of them and still give the same sample in every process, with any number of
-    workers and after a resume. In the main process the generators get their own state back afterwards.
+    workers and after a resume. A collate function that draws goes on with the numbers of the batch's last sample.
+    In the main process the generators get their own state back afterwards.
     """
 
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        """Wrap `dataset`; `seed` is the run's seed."""
+    def __init__(self, dataset: Dataset[Any], seed: int, collate: Callable[[list[Any]], Any] = default_collate) -> None:
+        """Wrap `dataset`; `seed` is the run's seed, `collate` puts samples together into a batch."""
         self.wrapped = dataset
         self.seed = seed
+        self.collate = collate
         # Shared memory, because workers that live through several epochs hold a copy of everything else.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -70,11 +72,14 @@ class SeededDataset(Dataset[Any]):
         return len(self.wrapped)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Any:
-        """Return one sample."""
-        return self.__getitems__([index])[0]
+        """Return one sample, as it comes before it is put into a batch."""
+        return self._load([index], lambda samples: samples[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return the samples of a batch, for a collate function to put together."""
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """Return a batch."""
+        return self._load(indices, self.collate)
+
+    def _load(self, indices: Sequence[int], collate: Callable[[list[Any]], Any]) -> Any:
         epoch = int(self.epoch)
         set_epoch = getattr(self.wrapped, "set_epoch", None)
         if set_epoch is not None:
@@ -84,4 +89,4 @@ class SeededDataset(Dataset[Any]):
             for index in indices:
                 seed_global_generators(hash_counter(self.seed, epoch, index))
                 samples.append(self.wrapped[index])
-        return samples
+            return collate(samples)

@@ -1,9 +1,11 @@
 """A DataLoader that can start an epoch at any batch, and the three of them that a run needs."""
 
 import atexit
+import os
 import signal
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +20,26 @@ def _take_as_is(batch: Any) -> Any:
     return batch
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 def _ignore_signals(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM to the main process, which stops its workers when its own step is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _signals_waiting() -> Iterator[None]:
+    """Keep signals waiting while workers start; they inherit this, and so are deaf before they can say so."""
+    if os.name == "nt":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _close_if_alive(reference: "weakref.ref[Loader]") -> None:
@@ -65,10 +83,10 @@ class Loader(DataLoader[Any]):
         in_memory = isinstance(dataset, InMemoryDataset)
         workers = 0 if in_memory else num_workers
         super().__init__(
-            dataset if in_memory else SeededDataset(dataset, seed),
+            dataset if in_memory else SeededDataset(dataset, seed, collate_fn or default_collate),
             batch_sampler=sampler or EpochSampler(len(dataset), batch_size, seed=seed, shuffle=shuffle),  # type: ignore[arg-type]
             num_workers=workers,
-            collate_fn=_take_as_is if in_memory else collate_fn or default_collate,
+            collate_fn=_take_as_is,  # both kinds of datasets return whole batches
             # Without a generator of its own, every iteration would draw a number from the global one.
             generator=torch.Generator(),
             worker_init_fn=_ignore_signals,
@@ -84,7 +102,8 @@ class Loader(DataLoader[Any]):
     def __iter__(self) -> Any:
         """Iterate over the epoch's batches from the position that was set."""
         first_time = self.num_workers > 0 and self._iterator is None
-        iterator = super().__iter__()
+        with _signals_waiting():
+            iterator = super().__iter__()
         if first_time:
             # Python ends idle workers at exit by SIGTERM, which they ignore, and would wait for them forever.
             atexit.register(_close_if_alive, weakref.ref(self))
@@ -98,8 +117,7 @@ class Loader(DataLoader[Any]):
 
     def load(self, indices: list[int]) -> Any:
         """Load one batch here and now, in this process, apart from any iteration."""
-        samples: Any = self.dataset.__getitems__(indices)
-        return self.collate_fn(samples)
+        return self.dataset.__getitems__(indices)
 
 
 @dataclass

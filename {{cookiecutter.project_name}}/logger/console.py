@@ -21,13 +21,20 @@ class _AboveTheBar(logging.Handler):
         sys.stdout.flush()
 
 
+class _LogFile(logging.FileHandler):
+    """A log file whose failing write, on a full disk say, ends the run like any other, not with a printed traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
+        raise
+
+
 def set_up_logging(file: Path | None = None) -> None:
     """Send the project's messages to standard output, and to a file with the time."""
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers = [_AboveTheBar()]
     if file is not None:
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = _LogFile(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
 

@@ -19,9 +19,10 @@ class Plots(Observer):
 
         text = (self.run_dir / "metrics.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
-        if not lines:
+        quantities = [name.removeprefix("val_") for name in (lines or [{}])[0] if name.startswith("val_")]
+        if not quantities:
             return
-        quantities = [name.removeprefix("val_") for name in lines[0] if name.startswith("val_")]
+        best = next((line["epoch"] for line in reversed(lines) if line["best"]), None)
         figure = Figure(figsize=(5 * len(quantities), 3.6), layout="constrained")
         axes = figure.subplots(1, len(quantities), squeeze=False)[0]
         for axis, quantity in zip(axes, quantities, strict=True):
@@ -30,12 +31,11 @@ class Plots(Observer):
                 points = [point for point in points if point[1] is not None]
                 if points:
                     axis.plot(*zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None)
+            if best is not None:
+                axis.axvline(best, color="grey", linestyle=":", linewidth=1, label="best")
             axis.set(title=quantity, xlabel="epoch")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
             axis.legend()
-        best = next((line["epoch"] for line in reversed(lines) if line["best"]), None)
-        if best is not None:
-            for axis in axes:
-                axis.axvline(best, color="grey", linestyle=":", linewidth=1)
         (self.run_dir / "plots").mkdir(exist_ok=True)
         figure.savefig(self.run_dir / "plots" / "curves.png", dpi=120)

@@ -1,5 +1,6 @@
 """TensorBoard: `tensorboard --logdir saved`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,9 @@ class TensorBoard(Observer):
     def close(self) -> None:
         """Write what is waiting."""
         if self._writer is not None:
-            self._writer.close()
+            # The last checkpoint saw everything before it written; an error now must not hide why the run ends.
+            with suppress(OSError):
+                self._writer.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lengths of the event files, after seeing them written."""

@@ -8,13 +8,14 @@ from torch import nn
 
 
 class ConvNet(nn.Module):
-    """Two stages of convolution, normalisation and pooling, and a linear head."""
+    """Two stages of convolution, normalisation and pooling, and a head of two linear layers."""
 
     def __init__(
         self,
         num_classes: PositiveInt = 10,
         in_channels: PositiveInt = 1,
         channels: PositiveInt = 32,
+        hidden: PositiveInt = 64,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25,
     ) -> None:
         """Build the network.
@@ -23,7 +24,8 @@ class ConvNet(nn.Module):
             num_classes: classes to tell apart.
             in_channels: channels of an image: 1 for grey, 3 for colour.
             channels: feature maps of the first stage; the second has twice as many.
-            dropout: share of the features that the head does not see in a training step.
+            hidden: width of the head's first layer.
+            dropout: share of that layer's values that are left out in a training step.
         """
         super().__init__()
         self.features = nn.Sequential(
@@ -34,9 +36,15 @@ class ConvNet(nn.Module):
             nn.Conv2d(channels, 2 * channels, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(2 * channels),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
+            nn.AdaptiveAvgPool2d(4),  # images of any size come out as 4×4
         )
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * channels, num_classes))
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(2 * channels * 4 * 4, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
+        )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Turn images `(n, in_channels, height, width)` into class scores (logits) `(n, num_classes)`."""

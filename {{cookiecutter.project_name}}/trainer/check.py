@@ -14,7 +14,7 @@ from logger.console import log
 from trainer.checkpoint import load_checkpoint
 from trainer.run_folder import CHECKPOINTS
 from trainer.saving import LAST, Saver, load_weights
-from trainer.summary import describe, layer_table
+from trainer.summary import describe, layer_table, output_shapes
 from trainer.trainer import Trainer
 from utils.device import all_finite, move
 from utils.errors import UserError
@@ -25,19 +25,17 @@ def check_first_batch(trainer: Trainer) -> str:
     """Run the first training batch through model, loss and metrics, and leave no trace of it.
 
     Returns:
-        A table of the model's layers; empty where a batch is no pair of inputs and targets.
+        A table of the model's layers.
 
     Raises:
         UserError: the batch holds values that are not finite, or its parts do not fit each other.
     """
     batch = load_first_batch(trainer.loaders.train)
-    with random_state_kept(), torch.no_grad():
+    with random_state_kept(), torch.no_grad(), output_shapes(trainer.model) as shapes:
         trainer.model.eval()
         result = trainer.evaluation_step(move(batch, trainer.device))
         trainer.metrics.values(result.output, result.targets)
-        if not isinstance(batch, list | tuple):
-            return ""
-        return layer_table(trainer.model, move(batch[0], trainer.device), trainer.optimizer.param_groups)
+    return layer_table(trainer.model, shapes, trainer.optimizer.param_groups)
 
 
 def load_first_batch(loader: Loader) -> Any:

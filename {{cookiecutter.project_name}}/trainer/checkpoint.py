@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,11 +67,11 @@ def save_checkpoint(state: dict[str, Any], paths: Iterable[Path], *, step: int, 
             _flush_to_disk(file)
         for path in others:
             _copy(temporary, path)
-        os.replace(temporary, first)
+        temporary.replace(first)
         _flush_folder(first.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        # torch.save wraps what a failing write raises into a RuntimeError of its own.
+        _remove(temporary)
+        # torch.save may wrap what a failing write raises into a RuntimeError of its own.
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -79,35 +81,39 @@ def _temporary(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # what went wrong before is what has to be said; the next start tidies up
+        temporary.unlink(missing_ok=True)
+
+
 def _copy(source: Path, target: Path) -> None:
     temporary = _temporary(target)
     try:
         with open(source, "rb") as old, open(temporary, "wb") as new:
             shutil.copyfileobj(old, new, _BLOCK)
             _flush_to_disk(new)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
 
 
 def _append_header(file: BinaryIO, step: int, finished: bool) -> None:
     file.seek(0, os.SEEK_END)
     body = file.tell() - 2  # the last two bytes are the length of the comment, so far none
-    header = Header(FORMAT, step, finished, sha256="")
-    header.sha256 = _digest(file, body, header)
-    comment = _encode(header)
+    fields = asdict(Header(FORMAT, step, finished, sha256=""))
+    comment = _encode({**fields, "sha256": _digest(file, body, fields)})
     file.seek(body)
     file.write(struct.pack("<H", len(comment)) + comment)
 
 
-def _encode(header: Header) -> bytes:
-    return json.dumps(asdict(header)).encode("ascii")
+def _encode(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields).encode("ascii")
 
 
-def _digest(file: BinaryIO, size: int, header: Header) -> str:
+def _digest(file: BinaryIO, size: int, fields: dict[str, Any]) -> str:
     """Hash the first `size` bytes of a file, and what its header says."""
-    digest = hashlib.sha256(_encode(replace(header, sha256="")))
+    digest = hashlib.sha256(_encode({**fields, "sha256": ""}))
     file.seek(0)
     while size > 0 and (block := file.read(min(_BLOCK, size))):
         digest.update(block)
@@ -131,24 +137,35 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_header(path: Path) -> tuple[Header, int]:
-    """Read what a file says of itself, and how many of its bytes the hash covers.
+def read_header(path: Path) -> Header:
+    """Read what a file says of itself; whether the file is whole is not looked at.
 
     Raises:
         DamagedCheckpoint: the file does not end with a header of this project, or is cut off.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 4096))
-        tail = file.read()
+        fields, _ = _read_fields(file, path)
+    return Header(**{name: fields[name] for name in Header.__annotations__})
+
+
+def _read_fields(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+    """Read the header, which a newer format may have given more fields, and how many bytes its hash covers."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 4096))
+    tail = file.read()
     end = tail.rfind(_END_OF_ARCHIVE)
-    comment = tail[end + 22 :] if end >= 0 else b""
+    length, comment = tail[end + 20 : end + 22], tail[end + 22 :]
     try:
-        header = Header(**json.loads(comment))
-    except (ValueError, TypeError):
-        raise DamagedCheckpoint(f"{path}: not a checkpoint of this project, or a damaged one") from None
-    return header, size - len(comment) - 2
+        fields = dict(json.loads(comment)) if end >= 0 else {}
+        # The hash covers neither the length nor the comment's spelling, so there must be only one.
+        sound = _encode(fields) == comment and struct.pack("<H", len(comment)) == length
+        sound = sound and all(type(fields.get(name)) is kind for name, kind in Header.__annotations__.items())
+    except (ValueError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise DamagedCheckpoint(f"{path}: not a checkpoint of this project, or a damaged one")
+    return fields, size - len(comment) - 2
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -161,19 +178,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is missing, unreadable, or of a newer format than this code knows.
     """
     try:
-        header, body = read_header(path)
         with open(path, "rb") as file:
-            if _digest(file, body, header) != header.sha256:
+            fields, body = _read_fields(file, path)
+            if _digest(file, body, fields) != fields["sha256"]:
                 raise DamagedCheckpoint(f"{path}: damaged: its bytes are not those that were written")
-        if header.format > FORMAT:
-            raise UserError(
-                f"{path}: written in checkpoint format {header.format}, and this project reads formats up to "
-                f"{FORMAT}: load it with the newer version that wrote it"
-            )
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedCheckpoint(f"{path}: refused, since loading it would run code: {reason}") from None
+    if fields["format"] > FORMAT:
+        raise UserError(
+            f"{path}: written in checkpoint format {fields['format']}, and this project reads formats up to "
+            f"{FORMAT}: load it with the newer version that wrote it"
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the hash is right, so somebody made it so
+        raise DamagedCheckpoint(f"{path}: {explain_refusal(error)}") from None
     return state
+
+
+def explain_refusal(error: Exception) -> str:
+    """Say in one line why `torch.load` would not have a file; its own words recommend to run the code in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = found[1] if found else "something other than tensors and plain values"
+        return f"refused: to load it would mean to run code that it names ({what})"
+    return f"cannot be read as a checkpoint: {(str(error).splitlines() or [type(error).__name__])[0]}"

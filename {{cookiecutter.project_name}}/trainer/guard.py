@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.optim import Optimizer
 
+from utils.device import all_finite
 from utils.errors import Diverged
 
 
@@ -29,6 +30,7 @@ class NonFiniteGuard:
         self.describe = describe
         self.fused = all(group.get("fused") for group in optimizer.param_groups)
         self._raised: torch.Tensor | None = None
+        self._flags: list[torch.Tensor] = []
 
     def __call__(self, loss: torch.Tensor) -> None:
         """Look at a step's loss, a scalar, between `backward()` and `step()`.
@@ -38,17 +40,35 @@ class NonFiniteGuard:
         """
         bad = loss.detach() * 0 != 0  # 0 × NaN and 0 × infinity are NaN, and NaN is not 0
         if self.fused:
+            self._flags.append(bad)
             self._raised = bad if self._raised is None else self._raised | bad
             self.optimizer.found_inf = self._raised.float()  # type: ignore[attr-defined]
         elif bad:
             raise Diverged(self.describe(0))
 
     def check(self, losses: list[float]) -> None:
-        """Look at the losses of the latest steps, oldest first.
+        """Look at the losses of the latest steps, oldest first, and at the flags that went up in them.
+
+        The two differ where a `train_step` of your own trains on another loss than it reports.
 
         Raises:
             Diverged: one of them is not finite; the message is about the first.
         """
-        for position, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                raise Diverged(self.describe(len(losses) - position))
+        flags = torch.stack(self._flags).tolist() if self._flags else []
+        self._flags.clear()
+        for bad in ([not math.isfinite(loss) for loss in losses], flags):
+            if any(bad):
+                self.check_weights()
+                raise Diverged(self.describe(len(bad) - bad.index(True)))  # of the first one
+
+    def check_weights(self) -> None:
+        """Look at the weights: a loss that is finite may still have a gradient that is not.
+
+        Raises:
+            Diverged: one of them is NaN or infinite.
+        """
+        if not all_finite([group["params"] for group in self.optimizer.param_groups]):
+            raise Diverged(
+                "weights have become NaN or infinite: the loss was finite, but its gradient was not, in one of the "
+                "steps since the last checkpoint, which is from before"
+            )

@@ -24,9 +24,10 @@ class InterruptHandler:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "InterruptHandler":
-        """Take the signals over."""
+        """Take the signals over, apart from those that this process was told to ignore, by `nohup` for instance."""
         for number in _SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -39,7 +39,7 @@ def checkpoints_of(run: Path) -> list[tuple[Header, Path]]:
     found = []
     for path in sorted((run / CHECKPOINTS).glob("*.pth")):
         try:
-            found.append((read_header(path)[0], path))
+            found.append((read_header(path), path))
         except (DamagedCheckpoint, OSError):
             continue
     # Of several files of one step, last.pth first: it is the one that is written last.
@@ -125,8 +125,13 @@ def set_aside(run: Path, step: int) -> list[Path]:
     shelf = run / CHECKPOINTS / f"ahead_of_step_{step}"
     shelf.mkdir(exist_ok=True)
     for path in ahead:
-        os.replace(path, shelf / path.name)
+        path.replace(shelf / path.name)
     return [shelf / path.name for path in ahead]
+
+
+# The locks that this process has. They are kept here because to close such a file, or another of the same name,
+# would give the lock back.
+_held: dict[Path, BinaryIO] = {}
 
 
 class RunLock:
@@ -138,39 +143,43 @@ class RunLock:
 
     def __init__(self, run: Path) -> None:
         """Prepare to lock a run's folder."""
-        self.path = run / ".lock"
-        self._file: BinaryIO | None = None
+        self.path = (run / ".lock").resolve()
 
     def acquire(self) -> None:
         """Take the lock, for the life of this process.
 
         Raises:
-            UserError: another process trains in this folder.
+            UserError: another process trains in this folder, or nothing can be written there.
         """
-        file = open(self.path, "a+b")  # noqa: SIM115 - stays open: the lock is on the open file
-        try:
-            _lock(file)
-        except OSError:
-            file.close()
+        file = _held.get(self.path) or self._try()
+        if file is None:
             raise UserError(
                 f"{self.path.parent}: this run is being trained by another process: wait for it or stop it first"
-            ) from None
-        self._file = file
+            )
+        _held[self.path] = file
 
     def is_held(self) -> bool:
         """Whether another process has the lock."""
-        try:
-            self.acquire()
-        except UserError:
-            return True
-        self.release()
-        return False
+        if self.path in _held:
+            return False
+        file = self._try()
+        if file is not None:
+            file.close()
+        return file is None
 
-    def release(self) -> None:
-        """Give the lock back."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def _try(self) -> BinaryIO | None:
+        try:
+            file = open(self.path, "a+b")  # noqa: SIM115 - stays open: the lock is on the open file
+        except OSError as error:
+            raise UserError(f"{self.path.parent}: nothing can be written there: {error.strerror or error}") from None
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            return None
+        except OSError as error:  # some network file systems know no locks
+            log.warning("%s cannot be locked (%s): start no second process that trains in it", self.path.parent, error)
+        return file
 
 
 def _lock(file: BinaryIO) -> None:

@@ -1,6 +1,6 @@
 """When checkpoints are written, what is in them, and how a run goes on from one."""
 
-import errno
+import copy
 import json
 import shutil
 import signal
@@ -14,7 +14,7 @@ from logger.console import log
 from trainer.checkpoint import save_checkpoint
 from trainer.run_folder import CHECKPOINTS, set_aside
 from utils.config import Config
-from utils.errors import RunFailed, UserError
+from utils.errors import RunFailed, UserError, disk_is_full
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -57,7 +57,8 @@ class Saver:
             names.append(f"epoch_{progress.epoch:04d}.pth")
         if names or regular or progress.finished:
             self.save(LAST, *names)
-        for old in sorted(self.folder.glob("epoch_*.pth"))[: -self.settings.keep_last or None]:
+        regular_files = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: (len(path.name), path.name))
+        for old in regular_files[: -self.settings.keep_last or None]:
             old.unlink()
 
     def save(self, *names: str) -> None:
@@ -65,18 +66,19 @@ class Saver:
 
         Raises:
             RunFailed: the files could not be written; those of before are whole.
-            Diverged: a loss that was not read yet is not finite; nothing is written.
+            Diverged: a loss that was not read yet is not finite, or the weights are NaN; nothing is written.
         """
         trainer = self.trainer
         trainer.guard.check(trainer.meter.flush())
-        state = {name: to_cpu(part.state_dict()) for name, part in trainer.state.items()}
-        state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
+        trainer.guard.check_weights()
         progress = trainer.progress
         try:
+            state = {name: to_cpu(part.state_dict()) for name, part in trainer.state.items()}
+            state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
             paths = [self.folder / name for name in names]
             save_checkpoint(state, paths, step=progress.step, finished=progress.finished)
         except OSError as error:
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            reason = "the disk is full" if disk_is_full(error) else error.strerror or str(error)
             raise RunFailed(
                 f"could not write a checkpoint at step {progress.step}: {reason}\nthe checkpoints of before are "
                 f"whole; to go on from there: {self.resume_command()}"
@@ -94,11 +96,20 @@ class Saver:
         trainer = self.trainer
         refuse_changes(state["config"], trainer.config)
         load_weights(trainer.model, state["model"])
+        # First the checkpoints, then the logs (in `state`): the other way round, a kill in between would leave
+        # checkpoints whose logs are gone.
+        step = state["progress"]["step"]
+        for moved in set_aside(self.run_dir, step):
+            log.info("%s is ahead of step %d: moved to %s", moved.name, step, moved.parent)
         for name, part in trainer.state.items():
             if name != "model" and name in state:
                 part.load_state_dict(state[name])
-        for moved in set_aside(self.run_dir, trainer.progress.step):
-            log.info("%s is ahead of step %d: moved to %s", moved.name, trainer.progress.step, moved.parent)
+
+    def repeat(self, file: Path) -> None:
+        """Save again what was just restored from a file, if a kill may have cut that save short before `last.pth`."""
+        progress = self.trainer.progress
+        if file.name != LAST and progress.batch == 0:
+            self.after_epoch(is_best=self.trainer.monitor.best_epoch == progress.epoch)
 
     def resume_command(self) -> str:
         """Return the command that continues this run."""
@@ -140,7 +151,10 @@ def to_cpu(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):
-        return type(value)((key, to_cpu(entry)) for key, entry in value.items())
+        result = copy.copy(value)  # of the same kind: a scheduler may keep a Counter
+        for key, entry in value.items():
+            result[key] = to_cpu(entry)
+        return result
     if isinstance(value, list | tuple):
         return type(value)(to_cpu(entry) for entry in value)
     return value

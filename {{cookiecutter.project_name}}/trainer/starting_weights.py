@@ -3,7 +3,10 @@
 Starting from weights is not resuming: the run begins in epoch 0, with a fresh optimizer.
 """
 
+import pickle
+import re
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,11 @@ import torch
 from torch import nn
 
 from logger.console import log
-from trainer.checkpoint import DamagedCheckpoint, load_checkpoint
-from trainer.run_folder import CHECKPOINTS, find_checkpoint
+from trainer.checkpoint import DamagedCheckpoint, load_checkpoint, read_header
+from trainer.run_folder import CHECKPOINTS, checkpoints_of, find_checkpoint
 from utils.config import Config, InitFrom, InitWeights
 from utils.errors import ConfigError, UserError
-from utils.patterns import idle_patterns, selected
+from utils.patterns import all_names, idle_patterns, selected
 from utils.registry import find
 
 # Wrappers of torch that put their name in front of every weight's.
@@ -43,14 +46,17 @@ def initialise(entry: InitWeights, model: nn.Module, path: str) -> None:
         ConfigError: a pattern matches nothing, or the function cannot fill such a parameter.
     """
     parameters = dict(model.named_parameters())
-    problems = [f"{path}.params.{number}: {text}" for number, text in idle_patterns(entry.params, parameters)]
+    names = all_names(model.named_parameters(remove_duplicate=False))
+    known = [name for every in names.values() for name in every]
+    problems = [f"{path}.params.{number}: {text}" for number, text in idle_patterns(entry.params, known)]
     if problems:
         raise ConfigError(problems)
     function = find("init_weights", entry.type)
     for name, parameter in parameters.items():
-        if selected(name, entry.params):
+        if any(selected(each, entry.params) for each in names[name]):
             try:
-                function(parameter, **entry.args)
+                with torch.no_grad():
+                    function(parameter, **entry.args)
             except (ValueError, TypeError, RuntimeError) as error:
                 raise ConfigError([f"{path}: {entry.type} cannot fill {name}: {error}"]) from error
 
@@ -59,11 +65,13 @@ def load_starting_weights(section: InitFrom, model: nn.Module) -> None:
     """Take over what fits by name and shape, and print what did and what did not.
 
     Raises:
-        UserError: the file cannot be read, or nothing in it fits.
+        UserError: the file cannot be read, a pattern matches nothing, or nothing in the file fits.
     """
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     file, weights = read_weights(Path(section.path))
-    renamed = {_rename(name, section.rename): value for name, value in weights.items()}
-    own = model.state_dict()
+    renamed = _rename({_without_wrappers(name, own): value for name, value in weights.items()}, section.rename)
+    if idle := idle_patterns(section.skip, {*own, *renamed}):
+        raise ConfigError(f"init_from.skip.{number}: {text}" for number, text in idle)
     rows = {}
     for name in sorted({*own, *renamed}):
         if name not in renamed:
@@ -91,7 +99,7 @@ def read_weights(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     """Read tensors by name from whatever the path names.
 
     Returns:
-        The file, and its weights under names without the prefixes of torch's wrappers.
+        The file, and its weights.
 
     Raises:
         UserError: there is no such file, or no weights in it.
@@ -102,35 +110,51 @@ def read_weights(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    weights = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    weights = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not weights:
         raise UserError(f"init_from.path: {path} holds no weights: its keys are {list(content)[:10]}")
-    return path, {_without_wrappers(name): value for name, value in weights.items()}
+    return path, weights
 
 
 def _file_of(path: Path) -> Path:
-    """Find the file: of a run's folder its best checkpoint, of a folder of runs that of the newest."""
+    """Find the file: of a run's folder its best checkpoint, of a folder of runs that of the newest that has one."""
     if not path.exists():
         raise UserError(f"init_from.path: there is no {path}")
     if not path.is_dir():
         return path
-    runs = [path] if (path / CHECKPOINTS).is_dir() else sorted(path.glob(f"*/{CHECKPOINTS}"), reverse=True)
-    for run in (entry if entry == path else entry.parent for entry in runs):
+    if (path / CHECKPOINTS).is_dir():
+        runs = [path]
+    else:
+        runs = [folder.parent for folder in sorted(path.glob(f"*/{CHECKPOINTS}"), reverse=True)]
+    for run in runs:
         best = run / CHECKPOINTS / "best.pth"
-        return best if best.exists() else find_checkpoint(run)[0]
-    raise UserError(f"init_from.path: {path} is neither a run's folder nor a folder of runs")
+        if best.exists():
+            return best
+        if checkpoints_of(run):
+            return find_checkpoint(run)[0]
+    raise UserError(f"init_from.path: {path} is neither the folder of a run that has a checkpoint nor one of such runs")
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     try:
-        return load_checkpoint(path)
+        read_header(path)
     except DamagedCheckpoint:
         pass  # not a checkpoint of this project: a file of another program, perhaps
+    except OSError as error:
+        raise UserError(f"init_from.path: {path} cannot be read: {error.strerror or error}") from None
+    else:
+        return load_checkpoint(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"init_from.path: {path} cannot be read as weights: {reason}") from None
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"`{culprit[1]}`" if culprit else "more than tensors and plain types"
+        raise UserError(
+            f"init_from.path: {path} was refused, since loading it could run code: it holds {what}; "
+            "where it comes from, save its state_dict alone"
+        ) from None
+    except Exception:  # the file may hold anything, so reading it may raise anything
+        raise UserError(f"init_from.path: {path} is neither a checkpoint nor a file of torch.save") from None
     if not isinstance(content, dict):
         raise UserError(f"init_from.path: {path} holds a {type(content).__name__}, not weights by name")
     return content
@@ -140,21 +164,32 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         from safetensors.torch import load_file
     except ImportError:
-        raise UserError('init_from.path: .safetensors files need one more package: pip install safetensors') from None
+        raise UserError("init_from.path: .safetensors files need one more package: pip install safetensors") from None
     try:
         return dict(load_file(path))
     except Exception as error:
         raise UserError(f"init_from.path: {path} cannot be read as safetensors: {error}") from None
 
 
-def _without_wrappers(name: str) -> str:
-    for prefix in _WRAPPERS:
-        name = name.removeprefix(prefix)
+def _without_wrappers(name: str, own: Container[str]) -> str:
+    """Drop what wrappers have put in front of a name; a model may also have a part that is called `module`."""
+    while name not in own and name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
     return name
 
 
-def _rename(name: str, prefixes: dict[str, str]) -> str:
-    for old, new in prefixes.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
+def _rename(weights: dict[str, torch.Tensor], prefixes: dict[str, str]) -> dict[str, torch.Tensor]:
+    problems = []
+    for old in prefixes:
+        if not any(name.startswith(old) for name in weights):
+            problems.append(f"init_from.rename: no name in the file begins with `{old}`; there are {list(weights)[:8]}")
+    renamed: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        old = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        new = prefixes.get(old, "") + name.removeprefix(old)
+        if new in renamed:
+            problems.append(f"init_from.rename: gives the name `{new}` twice")
+        renamed[new] = value
+    if problems:
+        raise ConfigError(problems)
+    return renamed

@@ -19,7 +19,10 @@ def record_environment(run_dir: Path, device: torch.device, seed: int) -> None:
     path = run_dir / "environment.json"
     starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     starts.append(describe_environment(device, seed))
-    path.write_text(json.dumps(starts, indent=2) + "\n", encoding="utf-8")
+    # Under another name first: a kill in the middle must not leave half a file for the next start to read.
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(starts, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The ways in which a run may end early, and the exit code of each."""
 
+import errno
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 
@@ -34,12 +37,26 @@ class Interrupted(Exception):
         super().__init__(message)
 
 
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error says that there is no space left, or none that this user may have."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _report_from_thread(args: threading.ExceptHookArgs) -> None:
+    """Leave a full disk to the main thread, where the next write meets it too, and says so without a traceback."""
+    if not disk_is_full(args.exc_value):
+        threading.__excepthook__(args)
+
+
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit code of the process.
 
     What `main` returns is the exit code (0 for a run that finished). The errors above become their own
     code and a message on standard error. Everything else is unforeseen and keeps its traceback.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as a script has it while it imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook, threading.excepthook = threading.excepthook, _report_from_thread
     try:
         return main()
     except UserError as error:
@@ -52,5 +69,11 @@ def run(main: Callable[[], int]) -> int:
         code, message = 130, "stopped"
     except Interrupted as error:
         code, message = 128 + error.signum, str(error)
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        code, message = 1, "the disk is full; what was saved before is whole"
+    finally:
+        threading.excepthook = hook
     print(message, file=sys.stderr)
     return code

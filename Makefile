@@ -1,0 +1,44 @@
+# make setup   the environment .venv, alone          make lint    ruff and mypy
+# make demo    bake a project, train it, evaluate it  make soak    long checks, some minutes
+# make test    lint, types and tests                  make clean   delete what these commands made
+
+PYTHON ?= python3
+
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+
+# Running the template folder in place must leave nothing in it: cookiecutter would bake that.
+export PYTHONDONTWRITEBYTECODE := 1
+export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
+export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
+
+.PHONY: setup demo test lint soak clean
+
+setup: .venv/installed
+
+# Done anew only when what is to be installed changes.
+.venv/installed: requirements-dev.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-dev.txt
+	$(BIN)/python -c "open('.venv/installed', 'w').close()"
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: setup
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+soak: setup
+	$(BIN)/python tests/soak.py
+
+clean:
+	$(PYTHON) -c "import shutil; [shutil.rmtree(d, ignore_errors=True) for d in ('.venv', '.cache', 'build')]"

@@ -1,0 +1,113 @@
+"""Keep the files of the chosen task and, unless all are wanted, drop the rooms; then print the next steps.
+
+The two tables below are the only place that says which files can go. A file may stand in both (a room
+that only one task can use) and in several rows of one table (two tasks that share it): it stays if some
+chosen task needs it, and no room that holds it is dropped. Every other file of the template is the core.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+# Task -> the files that only this task needs. `configs/<task>.json` becomes the project's `config.json`.
+TASKS: dict[str, tuple[str, ...]] = {
+    "image_classification": (
+        "configs/finetune.yaml",
+        "configs/from_scratch.yaml",
+        "configs/image_classification.json",
+        "configs/pretrain.yaml",
+        "data_loaders/digits.py",
+        "model/conv_net.py",
+        "tests/test_conv_net.py",
+        "tests/test_digits.py",
+    ),
+}
+
+# Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "plots": (
+        "logger/plots.py",
+        "tests/test_plots.py",
+    ),
+}
+
+# What tools leave in a template folder that is worked on; cookiecutter copies these folders along.
+DROPPINGS = {"__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+
+
+def dropped(task: str, extras: str) -> set[str]:
+    """Return the files of the template that a project with these answers does without."""
+    others = {file for name, files in TASKS.items() if name != task for file in files}
+    rooms = {file for files in ROOMS.values() for file in files} if extras == "minimal" else set()
+    return (others - set(TASKS[task])) | rooms
+
+
+def delete(project: Path, files: set[str]) -> None:
+    """Delete files from the project, and the folders that this leaves empty."""
+    for file in sorted(files):
+        path = project / file
+        path.unlink()
+        while path.parent != project and not any(path.parent.iterdir()):
+            path = path.parent
+            path.rmdir()
+
+
+def arrange(project: Path, task: str, extras: str) -> None:
+    """Turn the template's files into those of one project."""
+    for folder in [path for path in project.rglob("*") if path.name in DROPPINGS]:
+        shutil.rmtree(folder, ignore_errors=True)
+    delete(project, dropped(task, extras))
+    config = project / "configs" / f"{task}.json"
+    config.replace(project / "config.json")
+    if not any(config.parent.iterdir()):
+        config.parent.rmdir()
+
+
+def way_to(project: Path) -> str:
+    """Return what to write after `cd`, as seen from the folder where the person typed the command."""
+    # Cookiecutter changed the working folder; a POSIX shell still says where it was, others do not.
+    start = os.environ.get("PWD")
+    inside = start and Path(start) in project.parents
+    shown = os.path.relpath(project, start) if inside else str(project)
+    return f'"{shown}"' if os.name == "nt" else shlex.quote(shown)
+
+
+def next_steps(folder: str, *, windows: bool) -> str:
+    """Return the commands that take a person from the new folder to a trained network."""
+    python = "python" if windows else "python3"
+    activate = r".venv\Scripts\activate" if windows else ". .venv/bin/activate"
+    return f"""
+The project is ready. Next:
+
+    cd {folder}
+    {python} -m venv .venv
+    {activate}
+    python -m pip install -e ".[dev]"
+    python train.py -c config.json
+    tensorboard --logdir saved
+"""
+
+
+def main() -> None:
+    """Arrange the project in the working folder, which cookiecutter has just filled."""
+    # The only lines with Jinja; both answers are choices, so they hold what cookiecutter.json says.
+    # fmt: off
+    task = json.loads(r'''{{ cookiecutter.task | tojson }}''')
+    extras = json.loads(r'''{{ cookiecutter.extras | tojson }}''')
+    # fmt: on
+    project = Path.cwd()
+    arrange(project, task, extras)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The folder's path may hold what the console cannot show; the project would be deleted for it.
+        sys.stdout.reconfigure(errors="replace")
+    print(next_steps(way_to(project), windows=os.name == "nt"))
+
+
+if __name__ == "__main__":
+    main()

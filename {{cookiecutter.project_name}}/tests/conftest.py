@@ -1,0 +1,146 @@
+"""What the tests share: this project's own config made short, and a tiny regression that needs no file of it."""
+
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from data_loaders.dataset import InMemoryDataset
+from data_loaders.loader import Loader, Loaders
+from logger.console import log
+from trainer.trainer import Trainer
+from utils.config import Config
+from utils.config_files import load_config
+from utils.seeding import seed_everything
+
+ROOT = Path(__file__).parents[1]
+
+# Waiting threads cost more than they save where the work is this small, above all on a machine that is busy.
+torch.set_num_threads(1)
+
+CONFIGS = [*ROOT.glob("config.json")] or sorted(ROOT.glob("configs/*.json"))
+
+
+@pytest.fixture(scope="session", params=CONFIGS, ids=lambda file: file.stem)
+def config_file(request: pytest.FixtureRequest) -> Path:
+    """The project's config."""
+    file: Path = request.param
+    return file
+
+
+def short(save_dir: Path) -> list[str]:
+    """Words that make a run of the config short: two epochs on the CPU."""
+    return [
+        "trainer.epochs=2",
+        "trainer.device=cpu",
+        f"trainer.save_dir={save_dir}",
+        "trainer.log_every=5",
+        "lr_scheduler=null",
+    ]
+
+
+@pytest.fixture
+def config(config_file: Path, tmp_path: Path) -> Config:
+    """The project's config, made short."""
+    return load_config([config_file], short(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def finished_run(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run of `train.py`. Tests only read it, or add to it."""
+    save_dir = tmp_path_factory.mktemp("saved")
+    assert run_script("train.py", "-c", config_file, *short(save_dir)) == 0
+    (folder,) = save_dir.glob("*/*")
+    return folder
+
+
+@pytest.fixture
+def script() -> Callable[..., int]:
+    """Runs a script of the project in this process, which is faster than a new one."""
+    return run_script
+
+
+def run_script(name: str, *words: object) -> int:
+    """Run a script with words as its command line, and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, words)])
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as exit_:
+            return int(exit_.code or 0)
+        finally:
+            for handler in log.handlers:
+                handler.close()
+            log.handlers.clear()
+    raise AssertionError(f"{name} did not end with sys.exit")
+
+
+class Line(nn.Module):
+    """A linear model with dropout, so that training draws random numbers."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(4, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Turn `(n, 4)` into `(n, 1)`."""
+        outputs: torch.Tensor = self.linear(self.dropout(inputs))
+        return outputs
+
+
+def line_dataset(samples: int) -> InMemoryDataset:
+    """Points around a plane, the same ones every time."""
+    generator = torch.Generator().manual_seed(samples)
+    inputs = torch.randn(samples, 4, generator=generator)
+    noise = torch.randn(samples, 1, generator=generator) / 10
+    return InMemoryDataset(inputs, inputs @ torch.tensor([[1.0], [-2.0], [3.0], [0.0]]) + noise)
+
+
+def tiny_config(run: Path, **changes: Any) -> Config:
+    """The config of the tiny regression; `changes` replace whole sections, those of `trainer` single keys."""
+    settings = {"epochs": 3, "save_dir": str(run), "device": "cpu", "log_every": 4} | changes.pop("trainer", {})
+    unused = {"type": "unused"}  # the parts are handed to the Trainer as they are
+    sections = {
+        "name": "tiny",
+        "seed": 1,
+        "data_loader": unused,
+        "model": unused,
+        "loss": {"type": "MSELoss"},
+        "metrics": [],
+        "optimizer": {"type": "AdamW", "args": {"lr": 0.05}},
+    }
+    return Config.model_validate(sections | changes | {"trainer": settings})
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
+    """Makes trainers of the tiny regression, or of another network for it, each with a run folder of its own.
+
+    37 samples in batches of 8: five steps to an epoch, the last of them with 5 samples.
+    """
+    made: list[Trainer] = []
+
+    def make(*, dropout: float = 0.2, network: Callable[[], nn.Module] | None = None, **changes: Any) -> Trainer:
+        config = tiny_config(tmp_path, **changes)
+        seed_everything(config.seed)
+        loaders = Loaders(
+            train=Loader(line_dataset(37), 8, seed=config.seed, shuffle=True),
+            valid=Loader(line_dataset(21), 8),
+            test=Loader(line_dataset(20), 8),
+        )
+        trainer = Trainer(config, network() if network else Line(dropout), loaders)
+        folder = tmp_path / f"run-{len(made)}"
+        (folder / "checkpoints").mkdir(parents=True)
+        trainer.open_run(folder)
+        made.append(trainer)
+        return trainer
+
+    yield make
+    for trainer in made:
+        trainer.observers.close()

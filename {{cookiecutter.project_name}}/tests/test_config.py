@@ -1,0 +1,136 @@
+"""Configs: what is right is read, and every mistake gets an answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.config import Component
+from utils.config_files import config_from_dict, load_config
+from utils.config_help import SCHEMA_FILE, describe
+from utils.config_rules import check_against_data
+from utils.errors import ConfigError
+from utils.registry import build, find
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = [*ROOT.glob("config.json"), *ROOT.glob("configs/*.json")]
+
+
+def problems_of(tmp_path: Path, text: str, *words: str, name: str = "config.yaml") -> str:
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        load_config([CONFIGS[0], file], words)
+    return "\n".join(error.value.problems).replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_the_config_is_right_and_can_be_stored(file: Path) -> None:
+    config = load_config([file])
+    assert config_from_dict(config.model_dump(mode="json", by_alias=True), [], "a checkpoint") == config
+
+
+@pytest.mark.parametrize("overlay", sorted(ROOT.glob("configs/*.yaml")), ids=lambda file: file.stem)
+def test_the_files_in_configs_can_be_laid_over_it(overlay: Path) -> None:
+    load_config([CONFIGS[0], overlay])
+
+
+def test_words_win_over_files_and_later_files_over_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("seed: 1\noptimizer: {args: {lr: 1e-4}}\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\n")
+    files = [CONFIGS[0], tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    assert load_config(files).seed == 2
+    config = load_config(files, ["seed=3", "trainer.device=cpu"])
+    assert (config.seed, config.trainer.device) == (3, "cpu")
+    assert config.optimizer.args["lr"] == 1e-4
+
+
+def test_another_type_does_not_inherit_arguments() -> None:
+    config = load_config([CONFIGS[0]], ["optimizer.args.momentum=0.9", "optimizer.type=SGD"])
+    assert (config.optimizer.type, config.optimizer.args) == ("SGD", {"momentum": 0.9})
+
+
+def test_all_problems_are_reported_with_line_and_remedy(tmp_path: Path) -> None:
+    text = "trainer:\n  epohs: 3\n  log_every: 0\nmodel:\n  type: conv_nte.ConvNet\n"
+    lines = problems_of(tmp_path, text, "optimizer.args.lr=fast").splitlines()
+    assert len(lines) == 4
+    assert any(line.startswith('command line: optimizer.args.lr: found "fast", should be') for line in lines)
+    assert any("config.yaml:2: trainer.epohs: " in line and "did you mean `epochs`?" in line for line in lines)
+    assert any("config.yaml:3: trainer.log_every: found 0, " in line for line in lines)
+    assert any("config.yaml:5: model.type: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("", "c.yaml", "/c.yaml: is empty"),
+        ('{"seed": 1,\n "seed": 2}', "c.json", '/c.json:2: has the key "seed" twice'),
+        ("seed: 1\nname: a\nseed: 2", "c.yaml", '/c.yaml:3: has the key "seed" twice'),
+        ("a: [1,\nb: }", "c.yaml", "/c.yaml:2: is not valid YAML"),
+        ('{"seed": NaN}', "c.json", "/c.json:1: seed: found nan, should be a finite number"),
+        ("seed: !!python/name:os.system", "c.yaml", "tags are not allowed"),
+        ("a: &a [*a]", "c.yaml", "an alias that contains itself"),
+        ("seed: 1", "c.txt", "is not a config file"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, name: str, message: str) -> None:
+    assert message in problems_of(tmp_path, text, name=name)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seed", "command line: `seed`: should be `key.path=value`"),
+        ("trainer.monitor=max val_acc", "there will be no val_acc"),
+        ("trainer.monitor=accuracy", 'found "accuracy", not allowed'),
+        ("lr_scheduler={type: StepLR, args: {step_size: 10000}}", "never reached"),
+        ("lr_scheduler={type: ReduceLROnPlateau, interval: step}", 'should be "epoch"'),
+        ("optimizer.args.lr=-1", "Invalid learning rate"),
+        ("loss.type=os.system", "no such type"),
+        ("model.type=os.system", "no file model/os.py"),
+        ("loggers.carrier_pigeon=true", "no logger in logger/carrier_pigeon.py"),
+        ("data_loader.args.seed=1", "cannot be set"),
+    ],
+)
+def test_a_wrong_value_is_refused(tmp_path: Path, word: str, message: str) -> None:
+    assert message in problems_of(tmp_path, "{}", word)
+
+
+def test_a_logger_that_is_off_need_not_be_there() -> None:
+    assert load_config([CONFIGS[0]], ["loggers.wandb=false"]).loggers["wandb"] is False
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data_loader.args.batch_size=2000", "data_loader.args.batch_size: found 2000, more than the 1000 samples"),
+        (
+            "lr_scheduler={args: {T_max: 20}, interval: step}",
+            "lr_scheduler.args.T_max: found 20, but this counts steps",
+        ),
+        ("lr_scheduler={args: {T_max: 400}, interval: step}", "lr_scheduler.args.T_max: found 400, never reached"),
+        ("lr_scheduler={args: {T_max: 320}, interval: step}", ""),
+    ],
+)
+def test_a_config_that_does_not_fit_the_data_is_refused(word: str, message: str) -> None:
+    config = load_config([CONFIGS[0]], ["trainer.epochs=20", "lr_scheduler.type=CosineAnnealingLR", word])
+    assert "".join(check_against_data(config, steps_per_epoch=16, train_size=1000)).startswith(message)
+    assert message or not check_against_data(config, steps_per_epoch=16, train_size=1000)
+
+
+def test_a_type_can_name_only_what_its_section_offers() -> None:
+    assert find("optimizer", "AdamW") is torch.optim.AdamW
+    for section, name in [("loss", "torch"), ("optimizer", "Optimizer"), ("metrics", "__builtins__")]:
+        with pytest.raises(ConfigError):
+            find(section, name)
+
+
+def test_a_loss_of_torch_gives_one_value_per_sample() -> None:
+    loss = build("loss", Component(type="MSELoss"))
+    assert loss(torch.zeros(3), torch.ones(3)).shape == (3,)
+
+
+def test_the_schema_for_editors_is_in_step() -> None:
+    written = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    assert describe(written) == describe(), "run `python -m utils.config_help` after a change of utils/config.py"

@@ -1,0 +1,129 @@
+"""What is wrong in a config, said so that a reader can mend it: where, what was found, what is allowed."""
+
+import difflib
+import functools
+import json
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from utils.config import Config
+from utils.config_yaml import KeyPath
+
+# What pydantic says of an alternative that no file can hold (a tensor, a function), which helps no reader.
+UNWRITABLE = ("is_instance_of", "needs_python_object", "callable_type")
+
+
+class Problem(NamedTuple):
+    """One thing to mend: its key path, and what was found and is allowed."""
+
+    path: KeyPath
+    text: str
+
+
+def dotted(path: KeyPath) -> str:
+    """Write a key path as one types it, `metrics.0.type`."""
+    return ".".join(part if part.isprintable() else json.dumps(part) for part in map(str, path))
+
+
+def shown(value: Any) -> str:
+    """Write a value as it stands in JSON, cut short where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Ask whether the closest of `names` was meant, to end a message with; empty if none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def unknown(what: str, name: str, allowed: Iterable[str], more: str = "") -> str:
+    """Say that a name does not exist, which names do (`more` adds to them), and which is nearest."""
+    names = sorted(allowed)
+    listed = ", ".join(names) or "none"
+    return f"found {shown(name)}, no such {what}; allowed: {listed}{more}{nearest(name, names)}"
+
+
+def structure_problems(data: dict[str, Any]) -> list[Problem]:
+    """Find where keys and values do not fit the config classes."""
+    try:
+        Config.model_validate(data)
+    except ValidationError as error:
+        return translate(error, data)
+    return []
+
+
+def translate(error: ValidationError, data: Any) -> list[Problem]:
+    """Say in our words what pydantic found in `data`."""
+    found: dict[KeyPath, list[Any]] = {}
+    for details in error.errors():
+        whole = details["type"] in ("missing", "extra_forbidden")
+        path = details["loc"] if whole else existing(data, details["loc"])
+        found.setdefault(path, []).append(details)
+    return [Problem(path, _say(path, details)) for path, details in found.items()]
+
+
+def existing(data: Any, path: KeyPath) -> KeyPath:
+    """Return the part of a path that is in `data`: in a union, pydantic adds the name of the alternative."""
+    for depth, part in enumerate(path):
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return path[:depth]
+    return path
+
+
+@functools.cache
+def known_keys() -> dict[KeyPath, FieldInfo]:
+    """Return every key path that the config classes know, without indices of lists, and its field."""
+    return dict(_walk(Config, ()))
+
+
+def _walk(model: type[BaseModel], above: KeyPath) -> Iterator[tuple[KeyPath, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        path = (*above, field.alias or name)
+        yield path, field
+        for section in _sections(field.annotation):
+            yield from _walk(section, path)
+
+
+def _sections(hint: Any) -> list[type[BaseModel]]:
+    """List the config classes that a type hint mentions."""
+    if typing.get_origin(hint) is None and isinstance(hint, type) and issubclass(hint, BaseModel):
+        return [hint]
+    return [section for part in typing.get_args(hint) for section in _sections(part)]
+
+
+def _say(path: KeyPath, alternatives: list[Any]) -> str:
+    keys = known_keys()
+    known = tuple(part for part in path if isinstance(part, str))
+    about = f": {keys[known].description}" if known in keys else ""
+    details = alternatives[0]
+    if details["type"] == "missing":
+        return "required, but missing" + about
+    if details["type"] == "extra_forbidden":
+        return _unknown_key(path, known, list(keys))
+    if details["type"] == "string_pattern_mismatch":
+        return f"found {shown(details['input'])}, not allowed" + about
+    allowed = " or ".join(each["msg"] for each in alternatives if each["type"] not in UNWRITABLE)
+    allowed = re.sub(r" or instance of \w+", "", allowed.replace(" or Input should be ", " or "))
+    allowed = allowed.removeprefix("Input ").replace("a valid dictionary", "a mapping")
+    return f"found {shown(details['input'])}, {allowed or 'but a config cannot give this'}"
+
+
+def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath]) -> str:
+    """Say which keys there are; `known` is `path` without indices of lists, as in `keys`."""
+    *above, key = known
+    siblings = [str(each[-1]) for each in keys if each[:-1] == tuple(above)]
+    elsewhere = [each for each in keys if each[-1] == key]
+    text = f"no such key; allowed: {', '.join(siblings)}"
+    if hint := nearest(str(key), siblings):
+        return text + hint
+    if "args" in siblings:
+        return f"{text}; arguments of the type belong in `{dotted((*path[:-1], 'args'))}`"
+    return text + (f"; did you mean `{dotted(elsewhere[0])}`?" if elsewhere else "")

@@ -1,0 +1,52 @@
+"""The classes of torch and torchmetrics that a config may name."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+# What these need (a closure, functions, other schedulers) cannot stand in a config.
+UNUSABLE = {"LBFGS", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"}
+
+
+def library(section: str) -> tuple[str, dict[str, Callable[..., Any]]]:
+    """Return the name of the library that a section may look in, and its classes by name.
+
+    Imported only here, when asked for: torchmetrics takes a second.
+    """
+    import torch
+
+    if section == "optimizer":
+        return "torch.optim", _subclasses(torch.optim, torch.optim.Optimizer)
+    if section == "lr_scheduler":
+        schedulers = torch.optim.lr_scheduler
+        return "torch.optim.lr_scheduler", _subclasses(schedulers, schedulers.LRScheduler)
+    if section == "loss":
+        losses = _subclasses(torch.nn, torch.nn.modules.loss._Loss)
+        # The loop calls loss(output, target): a loss of three or more inputs has no place in it.
+        return "torch.nn", {name: loss for name, loss in losses.items() if _inputs(loss) == 2}
+    if section == "init_weights":
+        fillers = vars(torch.nn.init).items()
+        return "torch.nn.init", {name: value for name, value in fillers if re.fullmatch("[a-z]\\w*_", name)}
+    import torchmetrics
+
+    tasks = _subclasses(torchmetrics.classification, torchmetrics.Metric)  # MulticlassF1Score and its like
+    return "torchmetrics", tasks | _subclasses(torchmetrics, torchmetrics.Metric)
+
+
+def from_library(target: Callable[..., Any]) -> bool:
+    """Say whether a class comes from torch or torchmetrics and not from the project."""
+    return target.__module__.partition(".")[0] in ("torch", "torchmetrics")
+
+
+def _subclasses(module: Any, base: type) -> dict[str, Callable[..., Any]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, base) and value is not base
+        if not name.startswith("_") and name not in UNUSABLE
+    }
+
+
+def _inputs(loss: Any) -> int:
+    return len(inspect.signature(loss.forward).parameters) - 1

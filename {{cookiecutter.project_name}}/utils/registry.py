@@ -1,0 +1,148 @@
+"""From a `type` in the config to the class or function that it names.
+
+Each section may look in one place of the project, and some then in one library. Nothing else can be
+reached: only what is defined there (not merely imported) counts, and no name with a leading underscore.
+"""
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+from typing import Any
+
+from utils.config import Component
+from utils.config_problems import nearest, shown, unknown
+from utils.errors import ConfigError
+from utils.libraries import from_library, library
+
+# Here a type is `file.Name`: the folder may have many files.
+PACKAGES = {"data_loader": "data_loaders", "model": "model", "trainer": "trainer"}
+# Here a type is the bare `Name`, of this file of the project (which need not exist) or else of a library.
+MODULES = {
+    "loss": "model.loss",
+    "metrics": "model.metric",
+    "optimizer": "trainer.optimizer",
+    "lr_scheduler": "trainer.lr_scheduler",
+    "init_weights": "model.init",
+}
+# Files of logger/ that every run uses anyway, and those that a project may do without.
+BUILT_IN_LOGGERS = ("build", "console", "metrics_file", "observer")
+OPTIONAL_LOGGERS = ("plots", "wandb")
+
+
+def find(section: str, type_: str) -> Callable[..., Any]:
+    """Return the class or function that `type_` names in a section of the config.
+
+    Raises ConfigError for a name that is not there. An error in the project's own file is not caught.
+    """
+    if section == "loggers":
+        return _observer(type_)
+    if section in PACKAGES:
+        return _from_package(PACKAGES[section], type_)
+    package, _, file = MODULES[section].partition(".")
+    own = _defined_in(package, file) if _exists(package, file) else {}
+    if type_ in own:
+        return own[type_]
+    library_name, classes = library(section)
+    if type_ in classes:
+        return classes[type_]
+    if len(classes) > 30:
+        raise ConfigError([unknown("type", type_, own, f" and {len(classes)} classes of {library_name}")])
+    raise ConfigError([unknown("type", type_, [*own, *classes])])
+
+
+def build(section: str, component: Component, /, **injected: Any) -> Any:
+    """Find what the component names and call it with the injected arguments and its own.
+
+    A loss or metric that is a function is not called but returned with its arguments bound. Raises
+    ConfigError where a class of a library refuses its arguments; an error in the project's own class passes.
+    """
+    target = find(section, component.type)
+    if section in ("loss", "metrics") and inspect.isfunction(target):
+        return functools.partial(target, **component.args)
+    if section == "loss" and from_library(target):
+        injected["reduction"] = "none"  # one loss per sample, so that a short last batch weighs right
+    try:
+        return target(**injected, **component.args)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if not from_library(target):
+            raise
+        raise ConfigError([f"{section}.args: {component.type} says: {error}"]) from error
+
+
+def injected_names(section: str, target: Callable[..., Any]) -> set[str]:
+    """Return the arguments that the project itself gives, and a config may not."""
+    if section in ("loss", "metrics") and inspect.isfunction(target):
+        return set(list(inspect.signature(target).parameters)[:2])
+    return {
+        "data_loader": {"seed"},
+        "loss": {"reduction", "size_average", "reduce"} if from_library(target) else set(),
+        "optimizer": {"params"},
+        "lr_scheduler": {"optimizer", "last_epoch", "verbose"},
+        "loggers": {"run_dir"},
+        "init_weights": {"tensor", "generator"},
+    }.get(section, set())
+
+
+def metric_name(component: Component) -> str:
+    """Name a metric as in logs and `monitor`: `accuracy` stays, `F1Score` becomes `f1_score`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", component.type).lower()
+
+
+def _from_package(package: str, type_: str) -> Callable[..., Any]:
+    file, _, name = type_.partition(".")
+    if not _exists(package, file):
+        files = _files(package)
+        text = f"found {shown(type_)}, but this project has no file {package}/{file}.py"
+        allowed = ", ".join(f"{each}.<name>" for each in files)
+        close = nearest(type_, [f"{each}.{name}" for each in files])
+        raise ConfigError([f"{text}; allowed: {allowed}{close}"])
+    targets = _defined_in(package, file)
+    if package == "trainer":
+        targets = _subclasses(targets, "trainer.trainer", "Trainer")
+    if name not in targets:
+        raise ConfigError([unknown("type", type_, [f"{file}.{target}" for target in targets])])
+    return targets[name]
+
+
+def _observer(file: str) -> Callable[..., Any]:
+    if not _exists("logger", file) or file in BUILT_IN_LOGGERS:
+        files = _files("logger")
+        text = f"this project has no logger in logger/{file}.py; allowed: {', '.join(files)}"
+        raise ConfigError([text + nearest(file, files)])
+    targets = _subclasses(_defined_in("logger", file), "logger.observer", "Observer")
+    if not targets:
+        raise ConfigError([f"logger/{file}.py defines no subclass of logger.observer.Observer"])
+    return next(iter(targets.values()))
+
+
+def _exists(package: str, file: str) -> bool:
+    """Say whether a package of the project has such a public file, without importing it."""
+    public = file.isidentifier() and not file.startswith("_")
+    return public and importlib.util.find_spec(f"{package}.{file}") is not None
+
+
+def _files(package: str) -> list[str]:
+    """List the files of a package in which a config may look for `file.Name`, or for a logger."""
+    files = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    taken = {*MODULES.values(), *(f"logger.{file}" for file in BUILT_IN_LOGGERS)}
+    return [file for file in files if f"{package}.{file}" not in taken and not file.startswith("_")]
+
+
+def _defined_in(package: str, file: str) -> dict[str, Callable[..., Any]]:
+    """Return the public classes and functions that a file itself defines, by name."""
+    module = importlib.import_module(f"{package}.{file}")
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        if value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def _subclasses(targets: dict[str, Callable[..., Any]], module: str, name: str) -> dict[str, Callable[..., Any]]:
+    base = getattr(importlib.import_module(module), name)
+    return {key: each for key, each in targets.items() if inspect.isclass(each) and issubclass(each, base)}
