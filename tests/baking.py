@@ -98,7 +98,7 @@ def python(*words: str, cwd: Path, typed: str | None = None) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, *words],
         cwd=cwd,
-        input=typed,
+        input=typed or "",
         env=ENVIRONMENT,
         capture_output=True,
         encoding="utf-8",

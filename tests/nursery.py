@@ -6,20 +6,39 @@ output. Each run is a process, and a process group, of its own; all that it shar
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import signal
 import sys
+import threading
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+# Besides what train.py itself imports: what a run imports when it first needs it.
+IMPORTS = (
+    "train",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "torchmetrics.classification",
+)
 
 
 def start(order: dict[str, Any]) -> int:
     """Fork a process that does what `python <script> <words>` does, and return its number."""
     child = os.fork()
-    if child:
-        return child
+    if child == 0:
+        leave(do(order))
+    return child
+
+
+def do(order: dict[str, Any]) -> int:
+    """Run the script in this process, and return its exit code."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in enumerate(("/dev/null", order["stdout"], order["stderr"])):
@@ -29,14 +48,30 @@ def start(order: dict[str, Any]) -> int:
     os.environ.update(order["env"])
     sys.argv = list(order["argv"])
     module = importlib.import_module(Path(sys.argv[0]).stem)
-    sys.exit(module.run(module.main))
+    try:
+        return int(module.run(module.main))
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def leave(code: int) -> NoReturn:
+    """End as Python does, but do not take apart what was imported, which would take seconds."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main() -> None:
     """Import, then take orders until standard input ends."""
     sys.path[0] = str(Path.cwd())
-    for name in ("train", "torch._dynamo", "sklearn.datasets", "sklearn.model_selection", "torch.utils.tensorboard"):
+    for name in IMPORTS:
         importlib.import_module(name)
+    gc.freeze()  # else the first collection in each child would copy all that memory
     print("ready", flush=True)
     while line := sys.stdin.readline():
         order = json.loads(line)

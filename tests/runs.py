@@ -17,6 +17,8 @@ import pytest
 import torch
 from baking import ENVIRONMENT, SOURCE
 
+__all__ = ["Tap"]
+
 HERE = Path(__file__).parent
 DROPPED = {"chaos.py": "logger", "noisy.py": "data_loaders"}
 KILLED = -9
@@ -40,6 +42,8 @@ needs_posix = pytest.mark.skipif(os.name == "nt", reason="runs are started by fo
 
 if str(SOURCE) not in sys.path:
     sys.path.insert(0, str(SOURCE))  # the template folder is a working project
+
+from dropped.chaos import Tap  # noqa: E402 - it imports from the project
 
 
 @dataclass
@@ -66,11 +70,12 @@ class Process:
 
 @dataclass
 class Reference:
-    """What a run leaves that nobody interrupts, how often each event happened, and which samples were read."""
+    """What a run leaves that nobody interrupts: also how often each event happened, and how big a checkpoint is."""
 
     traces: dict[str, str]
     counts: dict[str, int]
     reads: list[int]
+    bytes: int
 
 
 class Lab:
@@ -126,7 +131,9 @@ class Lab:
             result = experiment.begin(CHAOS_COUNTS=str(counts), READS=str(reads))
             assert result.code == 0, result.err
             read = [int(line) for line in reads.read_text().split()] if reads.exists() else []
-            self._references[key] = Reference(traces_of(experiment.run), json.loads(counts.read_text()), read)
+            size = (experiment.run / "checkpoints" / "last.pth").stat().st_size
+            traces = traces_of(experiment.run)
+            self._references[key] = Reference(traces, json.loads(counts.read_text()), read, size)
         return self._references[key]
 
     def close(self) -> None:

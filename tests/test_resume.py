@@ -17,7 +17,7 @@ OTHER_PARTS = [
     *(word for word in DIGITS if not word.startswith("lr_scheduler")),
     "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}",
     "lr_scheduler={type: MultiStepLR, args: {milestones: [1, 2]}}",
-    "metrics=[{type: classification.MulticlassF1Score, args: {num_classes: 10}}]",
+    "metrics=[{type: MulticlassF1Score, args: {num_classes: 10}}]",
     "trainer.monitor=min val_loss",
     "trainer.clip_grad_norm=0.5",
 ]
@@ -103,19 +103,17 @@ def test_checkpoints_by_the_minute_change_no_bit_either(lab: Lab, tmp_path: Path
 
 
 def test_the_command_that_people_type_gives_the_same_bits(lab: Lab, tmp_path: Path) -> None:
-    """All other tests fork their runs from one process, to save the time of the imports."""
+    """All other tests fork their runs from one process, which saves the time of the imports."""
     reference = lab.reference(DIGITS)
     run = Experiment(lab, tmp_path, DIGITS)
     assert lab.command(*run.arguments(), chaos="step:12:KILL").code == KILLED
-    result = lab.command("-r", str(run.run))
+    result = run.resume()
     assert result.code == 0, result.err
     assert differences(traces_of(run.run), reference.traces) == []
 
 
 @pytest.mark.parametrize("words", [NOISY, WORKERS], ids=["no workers", "2 workers"])
-def test_what_was_trained_on_is_skipped_by_index_and_not_read_again(
-    lab: Lab, words: list[str], tmp_path: Path
-) -> None:
+def test_what_was_trained_on_is_skipped_by_index_and_not_read_again(lab: Lab, words: list[str], tmp_path: Path) -> None:
     reference = lab.reference(words)
     run = Experiment(lab, tmp_path / "saved", words)
     assert run.begin("step:5:KILL").code == KILLED  # the last checkpoint is of step 4

@@ -96,7 +96,7 @@ def resume(path: Path, config: Config | None, words: list[str]) -> int:
     trainer = build_trainer(config or config_from_dict(state["config"], words, str(file)))
     trainer.open_run(run_folder_of(path))
     trainer.saver.restore(state)
-    trainer.saver.repeat(file)
+    trainer.saver.complete(file)
     return train(trainer, f"going on from {file}, after step {trainer.progress.step}")
 
 

@@ -59,6 +59,8 @@ class NoisyLoaders(Loaders):
         seed: int,
     ) -> None:
         """Make the three loaders."""
+        if "START_METHOD" in os.environ:
+            torch.multiprocessing.set_start_method(os.environ["START_METHOD"])
         train = NoisyDataset(samples, True, bad)
         super().__init__(
             train=Loader(train, batch_size, seed=seed, shuffle=True, num_workers=num_workers, collate_fn=mix),

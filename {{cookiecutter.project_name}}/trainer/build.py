@@ -20,6 +20,7 @@ def build_trainer(config: Config) -> Trainer:
     problems = check_against_data(config, len(loaders.train), len(loaders.train.dataset))
     if problems:
         raise ConfigError(problems)
+    seed_everything(config.seed)  # again: building the data may have drawn, if only by importing a library
     model = build("model", config.model)
     trainer: Trainer = find("trainer", config.trainer.type)(config, model, loaders)
     return trainer

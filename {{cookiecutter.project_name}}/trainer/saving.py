@@ -57,9 +57,7 @@ class Saver:
             names.append(f"epoch_{progress.epoch:04d}.pth")
         if names or regular or progress.finished:
             self.save(LAST, *names)
-        regular_files = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: (len(path.name), path.name))
-        for old in regular_files[: -self.settings.keep_last or None]:
-            old.unlink()
+        self._remove_old()
 
     def save(self, *names: str) -> None:
         """Write the trainer's state under one or more names.
@@ -79,10 +77,10 @@ class Saver:
             save_checkpoint(state, paths, step=progress.step, finished=progress.finished)
         except OSError as error:
             reason = "the disk is full" if disk_is_full(error) else error.strerror or str(error)
-            raise RunFailed(
-                f"could not write a checkpoint at step {progress.step}: {reason}\nthe checkpoints of before are "
-                f"whole; to go on from there: {self.resume_command()}"
-            ) from error
+            rest = "no checkpoint of this run has been written"
+            if any(self.folder.glob("*.pth")):
+                rest = f"the checkpoints of before are whole; to go on from there: {self.resume_command()}"
+            raise RunFailed(f"could not write a checkpoint at step {progress.step}: {reason}\n{rest}") from error
         self._saved_at = time.monotonic()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -105,11 +103,17 @@ class Saver:
             if name != "model" and name in state:
                 part.load_state_dict(state[name])
 
-    def repeat(self, file: Path) -> None:
-        """Save again what was just restored from a file, if a kill may have cut that save short before `last.pth`."""
+    def complete(self, file: Path) -> None:
+        """Bring a save to its end that a kill may have cut short; the run was just restored from its `file`."""
         progress = self.trainer.progress
-        if file.name != LAST and progress.batch == 0:
+        if file.name != LAST and progress.batch == 0:  # last.pth is the last to be written
             self.after_epoch(is_best=self.trainer.monitor.best_epoch == progress.epoch)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        regular = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: (len(path.name), path.name))
+        for old in regular[: -self.settings.keep_last or None]:
+            old.unlink()
 
     def resume_command(self) -> str:
         """Return the command that continues this run."""

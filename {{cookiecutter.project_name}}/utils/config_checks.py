@@ -15,6 +15,9 @@ from utils.config_yaml import KeyPath
 from utils.errors import ConfigError
 from utils.libraries import from_library
 
+# Arguments of schedulers that may have a value for each parameter group.
+PER_GROUP = ("max_lr", "base_lr", "min_lr", "max_momentum", "base_momentum")
+
 
 class _Use(NamedTuple):
     """A place of the config that names something by `type`, and where its problems belong."""
@@ -73,24 +76,28 @@ def _use_problems(use: _Use, data: dict[str, Any], trial: bool) -> list[Problem]
     injected = registry.injected_names(use.section, target)
     problems = check_args(target, use.component.args, injected, RANGES if library else None)
     if trial and library and not problems:
-        problems = try_out(target, use.component.args, **_stand_ins(use.section, data))
+        problems = try_out(target, use.component.args, **_stand_ins(use, data))
     return [Problem((*use.args_path, *path), text) for path, text in problems]
 
 
-def _stand_ins(section: str, data: dict[str, Any]) -> dict[str, Any]:
+def _stand_ins(use: _Use, data: dict[str, Any]) -> dict[str, Any]:
     """Make what the project would give to a class of a library, as small as can be."""
     import torch
 
-    weight = torch.nn.Parameter(torch.zeros(1, 1))
+    section = use.section
     if section == "optimizer":
-        return {"params": [weight]}
+        return {"params": [torch.nn.Parameter(torch.zeros(1, 1))]}
     if section == "lr_scheduler":
+        # A list of rates has one for each parameter group; how many there will be, only the model can tell.
+        lists = [use.component.args[name] for name in PER_GROUP if isinstance(use.component.args.get(name), list)]
+        count = max(map(len, lists), default=0) or 1
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]} for _ in range(count)]
         # Some schedulers want an optimizer with momentum: show them the one of this config, if it is sound.
         try:
             component = Component(type=data["optimizer"]["type"], args=data["optimizer"].get("args", {}))
-            return {"optimizer": registry.build("optimizer", component, params=[weight])}
+            return {"optimizer": registry.build("optimizer", component, params=groups)}
         except (ConfigError, ValidationError, LookupError, TypeError):
-            return {"optimizer": torch.optim.SGD([weight], lr=0.1, momentum=0.9)}
+            return {"optimizer": torch.optim.SGD(groups, lr=0.1, momentum=0.9)}
     if section == "init_weights":
         return {"tensor": torch.zeros(2, 2)}
     return {"reduction": "none"} if section == "loss" else {}

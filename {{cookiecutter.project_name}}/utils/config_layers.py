@@ -51,11 +51,11 @@ def word_layer(word: str) -> Layer:
     parts = key.split(".")
     if not equals or "" in parts:
         raise BadTextError("should be `key.path=value`")
-    value = parse_value(text)
+    value, inner = parse_value(text)
     for part in reversed(parts):
         value = {part: value}
     path = tuple(int(part) if _INDEX.fullmatch(part) else part for part in parts)
-    return Layer(value, {path: Place(COMMAND_LINE)})
+    return Layer(value, {(*path, *below): Place(COMMAND_LINE) for below in [(), *inner]})
 
 
 def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 def _merge_values(lower: Any, upper: Any) -> Any:
     if isinstance(lower, dict) and isinstance(upper, dict):
         return _merge(lower, upper)
-    if isinstance(lower, list) and isinstance(upper, dict) and all(map(_INDEX.fullmatch, upper)):
+    if isinstance(lower, list) and isinstance(upper, dict) and upper and all(map(_INDEX.fullmatch, upper)):
         return _merge_items(lower, {int(index): value for index, value in upper.items()})
     return upper
 

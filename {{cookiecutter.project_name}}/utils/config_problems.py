@@ -108,12 +108,13 @@ def _say(path: KeyPath, alternatives: list[Any]) -> str:
         return "required, but missing" + about
     if details["type"] == "extra_forbidden":
         return _unknown_key(path, known, list(keys))
-    if details["type"] == "string_pattern_mismatch":
+    if details["type"] == "string_pattern_mismatch" and about:
         return f"found {shown(details['input'])}, not allowed" + about
     allowed = " or ".join(each["msg"] for each in alternatives if each["type"] not in UNWRITABLE)
-    allowed = re.sub(r" or instance of \w+", "", allowed.replace(" or Input should be ", " or "))
-    allowed = allowed.removeprefix("Input ").replace("a valid dictionary", "a mapping")
-    return f"found {shown(details['input'])}, {allowed or 'but a config cannot give this'}"
+    # In the words of a config file, and to go on with after a comma.
+    allowed = allowed.replace(" or Input should be ", " or ").replace("a valid dictionary", "a mapping")
+    allowed = re.sub(r"^(Input|Value error,) | or instance of \w+", "", allowed)
+    return f"found {shown(details['input'])}, {allowed[:1].lower() + allowed[1:] or 'but a config cannot give this'}"
 
 
 def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath]) -> str:

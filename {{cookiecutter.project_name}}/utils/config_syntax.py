@@ -24,11 +24,14 @@ def parse(text: str, suffix: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     return value, lines
 
 
-def parse_value(text: str) -> Any:
-    """Return the value of a `key=value` word, written as YAML; no text is null. Raises BadTextError."""
+def parse_value(text: str) -> tuple[Any, list[KeyPath]]:
+    """Return the value of a `key=value` word, written as YAML, and the key paths in it; no text is null.
+
+    Raises BadTextError.
+    """
     value, lines = parse_yaml(text)
     _refuse_odd_values(value, (), lines)
-    return value
+    return value, [*lines]
 
 
 def _parse_json(text: str) -> tuple[Any, dict[KeyPath, int]]:

@@ -9,7 +9,7 @@ import yaml
 KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 32
-MAX_VALUES = 5_000
+MAX_VALUES = 2_000
 
 
 class BadTextError(ValueError):
