@@ -1,6 +1,7 @@
 # make setup   the environment .venv, alone          make lint    ruff and mypy
 # make demo    bake a project, train it, evaluate it  make soak    long checks, some minutes
-# make test    lint, types and tests                  make clean   delete what these commands made
+# make test    both of make lint and make check       make check   the tests alone
+# make clean   delete what these commands made
 
 PYTHON ?= python3
 
@@ -16,7 +17,7 @@ export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 
-.PHONY: setup demo test lint soak clean
+.PHONY: setup demo test check lint soak clean
 
 setup: .venv/installed
 
@@ -29,8 +30,13 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/python tools/demo.py
 
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: lint check
+
+# What pytest is to be told besides, such as PYTEST_ARGS="-k hooks".
+PYTEST_ARGS ?=
+
+check: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/python -m ruff check .

@@ -33,9 +33,18 @@ SMALL = [
     "loggers={tensorboard: true, chaos: true}",
 ]
 ONE_CYCLE = "lr_scheduler={type: OneCycleLR, interval: step, args: {max_lr: 0.01, total_steps: 21}}"
-DIGITS = [*SMALL, ONE_CYCLE, "name=digits", "data_loader.args.batch_size=200"]  # 6 batches of 200 and one of 58
+DIGITS = [*SMALL, ONE_CYCLE, "name=digits", "data_loader.args.batch_size=200"]  # 6 batches of 200 and one of 57
 NOISY = [*SMALL, ONE_CYCLE, "name=noisy", "data_loader={type: noisy.NoisyLoaders}"]  # 6 batches of 20, one of 10
 WORKERS = [*NOISY, "data_loader.args.num_workers=2"]
+# What else has state: momentum, a schedule that keeps a Counter, a metric that collects, clipping.
+OTHER_PARTS = [
+    *(word for word in DIGITS if not word.startswith("lr_scheduler")),
+    "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}",
+    "lr_scheduler={type: MultiStepLR, args: {milestones: [1, 2]}}",
+    "metrics=[{type: MulticlassF1Score, args: {num_classes: 10}}]",
+    "trainer.monitor=min val_loss",
+    "trainer.clip_grad_norm=0.5",
+]
 
 # Windows has neither fork nor the signals of a terminal.
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="runs are started by fork and ended by POSIX signals")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,9 @@ def test_a_file_that_would_run_code_is_refused_in_one_line(tmp_path: Path) -> No
 def test_a_newer_format_is_refused_with_these_words_even_if_its_header_has_more_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, real = tmp_path / "last.pth", checkpoint.asdict
+    file = tmp_path / "last.pth"
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    monkeypatch.setattr(checkpoint, "asdict", lambda header: {**real(header), "more": [1]})
+    monkeypatch.setattr(checkpoint, "asdict", lambda header: {**asdict(header), "more": [1]})
     save_checkpoint(state_of(1), [file], step=1, finished=False)
     monkeypatch.undo()
     with pytest.raises(UserError, match="written in checkpoint format 2, and this project reads formats up to 1"):

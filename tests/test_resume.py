@@ -8,19 +8,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from runs import DIGITS, KILLED, NOISY, WORKERS, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
+from runs import (
+    DIGITS,
+    KILLED,
+    NOISY,
+    OTHER_PARTS,
+    WORKERS,
+    Experiment,
+    Lab,
+    differences,
+    needs_posix,
+    shared_lab,
+    traces_of,
+)
 
 pytestmark = needs_posix
-
-# What else has state: momentum, a schedule that keeps a Counter, a metric that collects, clipping.
-OTHER_PARTS = [
-    *(word for word in DIGITS if not word.startswith("lr_scheduler")),
-    "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}",
-    "lr_scheduler={type: MultiStepLR, args: {milestones: [1, 2]}}",
-    "metrics=[{type: MulticlassF1Score, args: {num_classes: 10}}]",
-    "trainer.monitor=min val_loss",
-    "trainer.clip_grad_norm=0.5",
-]
 
 
 @pytest.fixture(scope="session")

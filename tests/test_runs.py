@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 from runs import (
     DIGITS,
     KILLED,
@@ -21,6 +23,7 @@ from runs import (
 )
 from trainer import run_folder
 from trainer.run_folder import RunLock, create_run_folder, newest_unfinished
+from utils.environment import record_environment
 from utils.errors import UserError
 
 pytestmark = needs_posix
@@ -35,7 +38,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
-    monkeypatch.setattr(run_folder.secrets, "token_hex", lambda size: next(draws))
+    monkeypatch.setattr("secrets.token_hex", lambda size: next(draws))
 
     class Noon(run_folder.datetime):  # type: ignore[misc, name-defined]
         @classmethod
@@ -142,3 +145,18 @@ def test_a_folder_without_write_permission_is_refused_in_one_line(tmp_path: Path
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match="nothing can be written there"):
         RunLock(tmp_path).acquire()
+
+
+def test_a_start_that_is_cut_off_does_not_spoil_the_list_of_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    record_environment(tmp_path, torch.device("cpu"), 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", cut_off)
+        record_environment(tmp_path, torch.device("cpu"), 2)
+    record_environment(tmp_path, torch.device("cpu"), 3)
+    starts = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
+    assert [start["seed"] for start in starts] == [1, 3]

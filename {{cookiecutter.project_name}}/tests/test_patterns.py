@@ -53,7 +53,7 @@ def test_the_last_pattern_that_matches_decides(patterns: list[str], expected: li
 
 
 def test_a_pattern_that_matches_nothing_is_found_with_its_place_and_the_nearest_name() -> None:
-    idle = idle_patterns(["features.*", "!hedd.*", "*.bias", "feature"], NAMES)
+    idle = idle_patterns(["features.*", "!hedd.*", "!*.bias", "feature"], NAMES)
     assert [position for position, _ in idle] == [1, 3]
     assert idle[0][1] == "found `!hedd.*`, which matches nothing in the model; did you mean `head`?"
     assert idle[1][1].endswith("did you mean `features`?")

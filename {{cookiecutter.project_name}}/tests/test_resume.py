@@ -1,0 +1,113 @@
+"""Stopping and going on: a run that was stopped ends with exactly the numbers of one that was not."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.run_folder import find_checkpoint
+from trainer.trainer import StepResult, Trainer
+from utils.errors import Diverged, Interrupted
+
+# A scheduler that steps with every batch, dropout and momentum: all that would show if a state was lost.
+CHANGES: dict[str, Any] = {
+    "optimizer": {"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}},
+    "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 15}, "interval": "step"},
+    "trainer": {"save_every_steps": 2},
+}
+
+
+class PowerCut(Exception):
+    """Ends a run in the middle of a step."""
+
+
+def before_step(trainer: Trainer, number: int, happens: Callable[[], Any]) -> None:
+    """Let something happen before a step, counted from 1."""
+    train_step = trainer.train_step
+
+    def step(batch: Any) -> StepResult:
+        if trainer.progress.step == number - 1:
+            happens()
+        return train_step(batch)
+
+    trainer.train_step = step  # type: ignore[method-assign]
+
+
+def cut_the_power() -> None:
+    raise PowerCut
+
+
+def plain(value: Any) -> Any:
+    """Nested values with lists of numbers in place of tensors, so that they can be compared."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def result(trainer: Trainer) -> dict[str, Any]:
+    """Everything that a run comes to: weights, optimizer, schedule, progress, random state, metrics."""
+    state = {name: plain(part.state_dict()) for name, part in trainer.state.items() if name != "loggers"}
+    lines = (trainer.saver.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {**state, "metrics": [{**json.loads(line), "timing": None} for line in lines]}
+
+
+def go_on(run: Path, trainer: Trainer) -> Trainer:
+    """Continue a run in its folder with a trainer that is new, as `train.py -r` does."""
+    trainer.open_run(run)
+    trainer.saver.restore(find_checkpoint(run)[1])
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("step", [4, 5, 6, 9, 15])
+def test_a_run_that_is_cut_off_goes_on_to_the_same_numbers(tiny: Callable[..., Trainer], step: int) -> None:
+    whole = tiny(**CHANGES)
+    whole.train()
+    expected = result(whole)
+    trainer = tiny(**CHANGES)
+    before_step(trainer, step, cut_the_power)
+    with pytest.raises(PowerCut):
+        trainer.train()
+    assert result(go_on(trainer.saver.run_dir, tiny(**CHANGES))) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_run_after_its_step(tiny: Callable[..., Trainer], number: int) -> None:
+    whole = tiny(**CHANGES)
+    whole.train()
+    expected = result(whole)
+    trainer = tiny(**CHANGES)
+    before_step(trainer, 7, lambda: signal.raise_signal(number))
+    with pytest.raises(Interrupted, match=r"after step 7 .* to go on: python train\.py -r") as stopped:
+        trainer.train()
+    assert stopped.value.signum == number
+    run = trainer.saver.run_dir
+    assert find_checkpoint(run)[1]["progress"] == {"epoch": 1, "batch": 2, "step": 7, "finished": False}
+    assert result(go_on(run, tiny(**CHANGES))) == expected
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "RMSprop"])
+def test_a_loss_that_is_not_finite_stops_a_run_before_it_touches_the_weights(
+    tiny: Callable[..., Trainer], optimizer: str
+) -> None:
+    changes = {"optimizer": {"type": optimizer, "args": {"lr": 0.05}}, "trainer": {"save_every_steps": 1}}
+    trainer = tiny(**changes)
+    real = trainer.loss.function
+    trainer.loss.function = lambda *args: real(*args) * (torch.nan if trainer.progress.step == 6 else 1)
+    with pytest.raises(Diverged, match=r"step 7 \(epoch 2, batch 2\)"):
+        trainer.train()
+    state = find_checkpoint(trainer.saver.run_dir)[1]
+    assert state["progress"]["step"] == 6
+    assert all(torch.equal(state["model"][name], value) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_finished_run_can_be_trained_longer(tiny: Callable[..., Trainer]) -> None:
+    whole = tiny(trainer={"epochs": 3})
+    whole.train()
+    short = tiny(trainer={"epochs": 2})
+    short.train()
+    assert result(go_on(short.saver.run_dir, tiny(trainer={"epochs": 3}))) == result(whole)
