@@ -28,6 +28,7 @@ DEPENDENCIES = {
     "pytest",
     "pyyaml",
     "ruff",
+    "safetensors",
     "scikit-learn",
     "setuptools",
     "tensorboard",

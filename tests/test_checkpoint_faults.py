@@ -13,15 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from logger.console import log, set_up_logging
+from logger.tensorboard import TensorBoard
 from runs import DIGITS, Experiment, Lab, Tap, differences, needs_posix, shared_lab, traces_of
 from trainer import checkpoint
 from trainer.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
+from trainer.progress import Progress
 from trainer.run_folder import find_checkpoint, newest_checkpoint
 from utils.errors import UserError
+from utils.errors import run as run_main
 
 NAMES = ("last.pth", "best.pth", "epoch_0002.pth")
 # The calls of a save of three files of some 30 kB, apart from the writes, whose number is torch's affair.
@@ -315,6 +320,43 @@ def test_a_full_disk_is_named_and_what_was_saved_goes_on_when_there_is_space(
     (disk / "ballast").unlink()
     assert run.resume().code == 0
     assert differences(traces_of(run.run), reference.traces) == []
+
+
+def test_a_full_disk_is_told_without_a_traceback_wherever_it_shows(
+    small_disk: Callable[[int], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    disk = small_disk(40_000)
+    fill(disk / "ballast", leave=0)
+    observer = TensorBoard(disk)
+
+    def write_events() -> int:
+        try:
+            observer.on_start(SimpleNamespace(progress=Progress()))  # type: ignore[arg-type]
+            observer.on_evaluation(1, 1, {f"val_{number}": 0.0 for number in range(100)}, True)
+            return int(bool(observer.state_dict()))
+        finally:
+            observer.close()
+
+    def write_a_log() -> int:
+        set_up_logging(Path("/dev/full"))
+        try:
+            log.info("a line")
+        finally:
+            log.handlers.clear()
+        return 0
+
+    for main in (write_events, write_a_log):
+        capfd.readouterr()
+        assert run_main(main) == 1
+        assert capfd.readouterr().err == "the disk is full; what was saved before is whole\n"
+
+
+def test_other_trouble_of_a_disk_keeps_its_traceback() -> None:
+    def main() -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        run_main(main)
 
 
 @needs_posix

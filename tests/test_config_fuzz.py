@@ -120,6 +120,8 @@ BOMBS = {
     "deep_keys.yaml": "? " * 50_000,
     "deep.json": '{"a":' * 20_000,
     "closed.json": '{"a":' + "[" * 50_000 + "]" * 50_000 + "}",
+    "levels.json": '{"a":' + "[" * 600 + "]" * 600 + "}",
+    "escape.yaml": 'a: "\\UFFFFFFFF"',
     "digits.json": '{"seed": ' + "9" * 100_000 + "}",
     "digits.yaml": "seed: " + "9" * 100_000,
     "exponent.json": '{"seed": 1e999999}',

@@ -73,6 +73,7 @@ def test_kills_around_the_end_of_an_epoch_change_no_bit(lab: Lab, tmp_path: Path
         "unlink epoch_0001.pth:1",
     ):
         assert run.resume(f"{event}:KILL").code == KILLED, event
+    (run.run / "checkpoints" / "epoch_0099.pth.tmp").touch()
     assert run.resume("evaluation:2:KILL").code == KILLED
     assert run.resume().code == 0
     assert differences(traces_of(run.run), reference.traces) == []

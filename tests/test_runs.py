@@ -154,9 +154,10 @@ def test_a_start_that_is_cut_off_does_not_spoil_the_list_of_starts(
         raise KeyboardInterrupt
 
     record_environment(tmp_path, torch.device("cpu"), 1)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", cut_off)
+    monkeypatch.setattr(Path, "replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
         record_environment(tmp_path, torch.device("cpu"), 2)
+    monkeypatch.undo()
     record_environment(tmp_path, torch.device("cpu"), 3)
     starts = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
     assert [start["seed"] for start in starts] == [1, 3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import DIGITS, WORKERS, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
+from runs import DIGITS, NOISY, WORKERS, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
 
 pytestmark = needs_posix
 
@@ -86,12 +86,13 @@ def test_a_job_that_slurm_stops_and_requeues_goes_on(lab: Lab, tmp_path: Path) -
     assert differences(traces_of(job.run), reference.traces) == []
 
 
-def test_workers_that_are_started_afresh_do_not_react_either(lab: Lab, tmp_path: Path) -> None:
+def test_workers_are_deaf_to_signals_even_while_they_start(lab: Lab, tmp_path: Path) -> None:
     """On macOS, and on Linux from Python 3.14 on, workers do not inherit the main process's handlers."""
-    run = Experiment(lab, tmp_path, WORKERS)
-    stopped = lab.command(*run.arguments(), chaos="batch:2:TERM", START_METHOD="forkserver")
+    run = Experiment(lab, tmp_path, [*NOISY, "data_loader.args.num_workers=1"])
+    afresh = {"START_METHOD": "forkserver", "SIGNAL_TO_STARTING_WORKERS": "yes"}
+    stopped = lab.command(*run.arguments(), **afresh)
     assert stopped.code == CODES["TERM"], stopped.err
-    assert stopped.err.startswith("stopped by SIGTERM after step 2 ")
+    assert stopped.err.startswith("stopped by SIGTERM after step 1 ")
     assert len(stopped.err.splitlines()) == 1
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import torch
 from data_loaders.loader import Loader, Loaders
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import Dataset, default_collate
+
+# A worker that does not inherit the memory of the main process imports this while it starts.
+if "SIGNAL_TO_STARTING_WORKERS" in os.environ and os.getpgrp() != os.getpid():
+    os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
 class NoisyDataset(Dataset[Any]):

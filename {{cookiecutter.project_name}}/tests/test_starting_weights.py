@@ -213,6 +213,8 @@ def test_of_a_folder_the_best_checkpoint_of_the_newest_run_counts(runs: Path, sa
 def test_starting_from_weights_is_not_resuming(runs: Path, tiny: MakeTrainer, said: list[str]) -> None:
     trainer = tiny(network=Net, init_from={"path": str(runs / "run-0")}, trainer={"epochs": 1})
     set_starting_weights(trainer.config, trainer.model)
+    best = torch.load(runs / "run-0" / "checkpoints" / "best.pth", weights_only=True)["model"]
+    assert not changed(best, weights(trainer.model))
     assert (trainer.progress.epoch, trainer.progress.step, trainer.monitor.best) == (0, 0, None)
     assert not trainer.optimizer.state
     trainer.train()

@@ -191,7 +191,12 @@ def test_no_hook_stays_behind_even_after_an_error() -> None:
 def test_the_check_runs_the_model_once_and_leaves_no_trace(tiny: MakeTrainer) -> None:
     trainer = tiny()
     calls: list[bool] = []
-    trainer.model.register_forward_hook(lambda module, _inputs, _output: calls.append(module.training))
+
+    def draw(module: nn.Module, _inputs: Any, _output: Any) -> None:
+        calls.append(module.training)
+        torch.rand(1)
+
+    trainer.model.register_forward_hook(draw)
     before, random = trainer.model.state_dict(), torch.get_rng_state()
     before = {name: value.clone() for name, value in before.items()}
     check_first_batch(trainer)
