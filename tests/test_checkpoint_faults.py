@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,14 +19,12 @@ from typing import Any
 
 import pytest
 import torch
-from logger.console import log, set_up_logging
-from logger.tensorboard import TensorBoard
 from runs import DIGITS, Experiment, Lab, Tap, differences, needs_posix, shared_lab, traces_of
 from trainer import checkpoint
 from trainer.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
 from trainer.progress import Progress
 from trainer.run_folder import find_checkpoint, newest_checkpoint
-from utils.errors import UserError
+from utils.errors import RunFailed, UserError
 from utils.errors import run as run_main
 
 NAMES = ("last.pth", "best.pth", "epoch_0002.pth")
@@ -323,17 +322,23 @@ def test_a_full_disk_is_named_and_what_was_saved_goes_on_when_there_is_space(
 
 
 def test_a_full_disk_is_told_without_a_traceback_wherever_it_shows(
-    small_disk: Callable[[int], Path], capfd: pytest.CaptureFixture[str]
+    small_disk: Callable[[int], Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from logger.console import log, set_up_logging
+    from logger.tensorboard import TensorBoard
+
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
     disk = small_disk(40_000)
-    fill(disk / "ballast", leave=0)
     observer = TensorBoard(disk)
+    observer.on_start(SimpleNamespace(progress=Progress()))  # type: ignore[arg-type]
+    fill(disk / "ballast", leave=0)
 
     def write_events() -> int:
         try:
-            observer.on_start(SimpleNamespace(progress=Progress()))  # type: ignore[arg-type]
-            observer.on_evaluation(1, 1, {f"val_{number}": 0.0 for number in range(100)}, True)
+            observer.on_evaluation(1, 1, {f"val_{number}": 0.0 for number in range(300)}, True)
             return int(bool(observer.state_dict()))
+        except OSError as error:
+            raise RunFailed("as a save says it") from error
         finally:
             observer.close()
 
@@ -345,10 +350,11 @@ def test_a_full_disk_is_told_without_a_traceback_wherever_it_shows(
             log.handlers.clear()
         return 0
 
-    for main in (write_events, write_a_log):
+    mains = {write_events: "as a save says it\n", write_a_log: "the disk is full; what was saved before is whole\n"}
+    for main, said in mains.items():
         capfd.readouterr()
         assert run_main(main) == 1
-        assert capfd.readouterr().err == "the disk is full; what was saved before is whole\n"
+        assert capfd.readouterr().err == said
 
 
 def test_other_trouble_of_a_disk_keeps_its_traceback() -> None:
