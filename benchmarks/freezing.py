@@ -2,8 +2,9 @@
 
     python benchmarks/freezing.py [--repetitions 15]
 
-The project's own `Trainer.train_step` runs on random images, in one thread, with AdamW. The settings take turns, so
-that a machine that is busy for a while slows all of them down; the median over the turns is reported.
+The project's own `Trainer.train_step` runs on random images, in one thread, with AdamW. Processor time is measured,
+and the settings take turns, so that a machine that is busy with other things does not favour one of them; the median
+over the turns is reported.
 """
 
 from __future__ import annotations
@@ -120,10 +121,10 @@ def measure(name: str, repetitions: int) -> None:
     times: dict[str, list[float]] = {setting: [] for setting in settings}
     for _ in range(repetitions):
         for setting, trainer in trainers.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(steps):
                 trainer.train_step(batch)
-            times[setting].append((time.perf_counter() - start) / steps)
+            times[setting].append((time.process_time() - start) / steps)
     medians = {setting: statistics.median(values) for setting, values in times.items()}
 
     count = sum(parameter.numel() for parameter in next(iter(trainers.values())).model.parameters())
@@ -149,7 +150,7 @@ def main() -> None:
     repetitions = parser.parse_args().repetitions
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, one thread, median of {repetitions} turns")
+    print(f"torch {torch.__version__}, one thread, processor time, median of {repetitions} turns")
     for name in NETWORKS:
         measure(name, repetitions)
 

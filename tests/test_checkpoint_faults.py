@@ -330,7 +330,7 @@ def test_a_full_disk_is_told_without_a_traceback_wherever_it_shows(
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
     disk = small_disk(40_000)
     observer = TensorBoard(disk)
-    observer.on_start(SimpleNamespace(progress=Progress()))  # type: ignore[arg-type]
+    observer.on_start(SimpleNamespace(progress=Progress(step=1)))  # type: ignore[arg-type]
     fill(disk / "ballast", leave=0)
 
     def write_events() -> int:

@@ -1,7 +1,7 @@
 """Train a model.
 
 python train.py -c config.json                      a new run
-python train.py -c config.json trainer.epochs=5     the same with another value
+python train.py -c config.json seed=7               the same with another value
 python train.py -c config.json -c more.yaml         files are laid over one another, later ones on top
 python train.py -c config.json --check              run every part once, without training
 python train.py -r saved/digits/<run>               continue a run: from its newest checkpoint, or from a file
