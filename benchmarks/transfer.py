@@ -5,7 +5,7 @@
 A project is baked, and its commands are run as a person would: for each seed a network learns the digits 0 to 4
 (`configs/pretrain.yaml`); then it is fine-tuned on a few images of 5 to 9 (`configs/finetune.yaml`), and a fresh
 one is trained on the same images (`configs/from_scratch.yaml`). Each is measured by `test.py` on images of 5 to 9
-that neither training nor the choice of the best checkpoint has seen.
+that training has not seen.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def train(project: Path, save_dir: Path, seed: int, *overlays: str) -> Path:
 
 
 def test_accuracy(project: Path, run: Path) -> float:
-    """Measure a run's best checkpoint."""
+    """Measure what a run has come to."""
     python(project, "test.py", "-r", str(run))
-    report = json.loads((run / "checkpoints" / "best.test.json").read_text(encoding="utf-8"))
+    report = json.loads((run / "checkpoints" / "last.test.json").read_text(encoding="utf-8"))
     return float(report["metrics"]["test_accuracy"])
 
 

@@ -105,6 +105,8 @@ class Lab:
         """Start `python train.py`, without waiting for it; `chaos` is explained in dropped/chaos.py."""
         self._started += 1
         files = [self.folder / f"{name}-{self._started}.txt" for name in ("out", "err")]
+        for file in files:
+            file.touch()  # the process may be dead before it can
         order = {"argv": ["train.py", *words], "stdout": str(files[0]), "stderr": str(files[1])}
         order["env"] = {"CHAOS": chaos, **env}  # type: ignore[assignment]
         return Process(self._ask(order), *files)

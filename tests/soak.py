@@ -63,6 +63,7 @@ class Soak:
 
     def run(self) -> None:
         """Take the configurations in turn."""
+        self.lab.train("--keys")  # for the imports, which shall not count as a run's time
         for name, words in CONFIGURATIONS.items():
             start = time.monotonic()
             self.lab.reference(words)
@@ -98,7 +99,9 @@ class Soak:
 
     def train(self, experiment: Experiment, tally: Tally, *, kill: bool) -> Result:
         """Start a run or go on with it, and perhaps kill it."""
-        words = ["-r", "auto", *experiment.arguments()]
+        # A run that was killed before its first checkpoint is lost, and another one is begun.
+        begun = with_checkpoints(experiment)
+        words = ["-r", str(begun[0])] if begun else experiment.arguments()
         if not kill:
             return self.lab.train(*words)
         if self.chance.random() < 0.3:
@@ -109,18 +112,17 @@ class Soak:
             tally.kills_by_time += result.code == KILLED
             return result
         counts = self.lab.reference(experiment.words).counts
-        event = self.chance.choice(["step", "batch", "evaluation", "io", "io", self.chance.choice(sorted(counts))])
+        rare = self.chance.choice(sorted(counts.keys() - {"loss"}))
+        event = self.chance.choice(["step", "batch", "evaluation", "io", "io", rare])
         return self.lab.train(*words, chaos=f"{event}:{self.chance.randint(1, max(1, counts[event] // 2))}:KILL")
 
     def judge(self, experiment: Experiment, name: str, result: Result) -> list[str]:
         """Name what is wrong with a run at its end."""
         if result.code != 0:
             return [f"exit status {result.code}: {result.err}"]
-        finished = [run for run in experiment.runs if (run / "checkpoints" / "last.pth").exists()]
-        if len(finished) != 1:
-            return [f"{len(finished)} runs have checkpoints"]
-        rubbish = [path.name for path in finished[0].rglob("*.tmp")]
-        return rubbish + differences(traces_of(finished[0]), self.lab.reference(CONFIGURATIONS[name]).traces)
+        (run,) = with_checkpoints(experiment)
+        rubbish = [path.name for path in run.rglob("*.tmp")]
+        return rubbish + differences(traces_of(run), self.lab.reference(CONFIGURATIONS[name]).traces)
 
     def report(self) -> None:
         """Print the table."""
@@ -134,6 +136,11 @@ class Soak:
             total.kills_by_time += tally.kills_by_time
             total.resumes += tally.resumes
             total.mismatches += tally.mismatches
+
+
+def with_checkpoints(experiment: Experiment) -> list[Path]:
+    """Return the folders of runs that can be resumed."""
+    return [run for run in experiment.runs if any((run / "checkpoints").glob("*.pth"))]
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -258,6 +258,14 @@ def test_the_state_of_every_schedule_and_optimizer_comes_back_as_it_was(tmp_path
         assert str(load_checkpoint(tmp_path / "a.pth")["optimizer"]) == str(state), name
 
 
+def test_a_state_that_could_not_be_loaded_again_is_refused_when_it_is_saved() -> None:
+    from trainer.saving import to_cpu
+
+    best = torch.ones(1).numpy().sum()
+    with pytest.raises(TypeError, match=r"monitor\.history\.1: a checkpoint holds .* this is a float32"):
+        to_cpu({"best": 1.0, "history": [2.0, best]}, "monitor")
+
+
 def test_a_program_that_knows_nothing_of_the_project_can_read_a_checkpoint(lab: Lab, tmp_path: Path) -> None:
     run = Experiment(lab, tmp_path / "saved", DIGITS)
     assert run.begin("step:5:KILL").code == -9

@@ -57,8 +57,8 @@ def model_of(file: Path) -> Weights:
     return weights
 
 
-def best_of(run: Path) -> Weights:
-    return model_of(run / "checkpoints" / "best.pth")
+def last_of(run: Path) -> Weights:
+    return model_of(run / "checkpoints" / "last.pth")
 
 
 def changed(before: Weights, after: Weights) -> set[str]:
@@ -73,14 +73,14 @@ def lines_of(text: str) -> list[str]:
 def test_a_network_is_fine_tuned_as_the_readme_says(lab: Lab, pretrained: Path) -> None:
     result = lab.command("-c", "config.json", *FINETUNE)
     assert result.code == 0, result.err
-    start = best_of(pretrained)
+    start = last_of(pretrained)
     backbone = {name for name in start if name.startswith("features.")}
     head = start.keys() - backbone
     size = sum(start[name].numel() for name in backbone if name.endswith(("weight", "bias")))
-    best = pretrained.relative_to(lab.project) / "checkpoints" / "best.pth"
+    newest = pretrained.relative_to(lab.project) / "checkpoints" / "last.pth"
 
     said = lines_of(result.out)
-    assert f"starting from {best}: {len(backbone)} loaded, {len(head)} skipped" in said
+    assert f"starting from {newest}: {len(backbone)} loaded, {len(head)} skipped" in said
     assert "features.1.running_mean loaded (4,)" in said
     assert any(re.fullmatch(r"head\..*\.weight skipped", line) for line in said)
     assert "features.0 Conv2d (5, 4, 8, 8) 36 frozen, later 0.0003" in said
@@ -103,7 +103,7 @@ def test_a_network_is_fine_tuned_as_the_readme_says(lab: Lab, pretrained: Path) 
     assert b"parameter groups" in next(run.glob("events*")).read_bytes()
 
     succeed(python("test.py", "-r", str(run), cwd=lab.project))
-    report = json.loads((run / "checkpoints" / "best.test.json").read_text())
+    report = json.loads((run / "checkpoints" / "last.test.json").read_text())
     assert report["metrics"]["test_accuracy"] > 0.2
 
 
@@ -117,7 +117,7 @@ def test_the_configs_fit_together_as_they_are(lab: Lab, pretrained: Path, overla
 
 def test_kills_before_at_and_after_the_thaw_change_no_bit(lab: Lab, pretrained: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
-    shutil.copy(pretrained / "checkpoints" / "best.pth", weights)
+    shutil.copy(pretrained / "checkpoints" / "last.pth", weights)
     words = [*FINETUNE, f"init_from.path={weights}", "loggers={tensorboard: true, chaos: true}"]
     reference = lab.reference(words)
     run = Experiment(lab, tmp_path / "runs", words)
@@ -175,7 +175,7 @@ def write_files(folder: Path, weights: Weights) -> None:
 def test_weights_come_from_files_of_other_programs_too(
     lab: Lab, pretrained: Path, tmp_path: Path, name: str, more: list[str]
 ) -> None:
-    weights = best_of(pretrained)
+    weights = last_of(pretrained)
     write_files(tmp_path, weights)
     if name == "weights.safetensors":
         pytest.importorskip("safetensors.torch").save_file(weights, tmp_path / name)
@@ -187,7 +187,7 @@ def test_weights_come_from_files_of_other_programs_too(
     result = lab.train(*config, *words, f"init_from.path={path}", "model.args.num_classes=10")
     assert result.code == 0, result.err
     (run,) = (tmp_path / "digits").iterdir()
-    after = best_of(run)
+    after = last_of(run)
     other = {name for name in weights if weights[name].shape != after[name].shape}
     assert f": {len(weights) - 2} loaded, 2 mismatched\n" in result.out
     for each in other:
@@ -215,7 +215,7 @@ def test_weights_come_from_files_of_other_programs_too(
 def test_what_cannot_be_meant_ends_with_code_2(
     lab: Lab, pretrained: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    write_files(tmp_path, best_of(pretrained))
+    write_files(tmp_path, last_of(pretrained))
     short = [*SHORT, "trainer.epochs=3", "lr_scheduler=null", f"trainer.save_dir={tmp_path / 'saved'}"]
     words = [word.replace("TMP", str(tmp_path)) for word in words]
     result = lab.train("-c", "config.json", *short, *words)
@@ -228,8 +228,8 @@ def test_what_cannot_be_meant_ends_with_code_2(
 
 def test_a_damaged_network_is_no_start(lab: Lab, pretrained: Path, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
-    content = bytearray((pretrained / "checkpoints" / "best.pth").read_bytes())
-    with zipfile.ZipFile(pretrained / "checkpoints" / "best.pth") as archive:
+    content = bytearray((pretrained / "checkpoints" / "last.pth").read_bytes())
+    with zipfile.ZipFile(pretrained / "checkpoints" / "last.pth") as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
     content[largest.header_offset + 200] ^= 1
     file.write_bytes(content)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
 LAST, BEST = "last.pth", "best.pth"
+_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 class Saver:
@@ -71,7 +72,7 @@ class Saver:
         trainer.guard.check_weights()
         progress = trainer.progress
         try:
-            state = {name: to_cpu(part.state_dict()) for name, part in trainer.state.items()}
+            state = {name: to_cpu(part.state_dict(), name) for name, part in trainer.state.items()}
             state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
             paths = [self.folder / name for name in names]
             save_checkpoint(state, paths, step=progress.step, finished=progress.finished)
@@ -150,17 +151,24 @@ class Saver:
             )  # fmt: skip
 
 
-def to_cpu(value: Any) -> Any:
-    """Copy the tensors in nested dicts, lists and tuples to the host, so that a file opens on any machine."""
+def to_cpu(value: Any, place: str = "state") -> Any:
+    """Copy the tensors in nested dicts, lists and tuples to the host, so that a file opens on any machine.
+
+    Raises:
+        TypeError: something at `place` is of another kind (a NumPy number, say), so that the file would be refused
+            when it is loaded.
+    """
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):
         result = copy.copy(value)  # of the same kind: a scheduler may keep a Counter
         for key, entry in value.items():
-            result[key] = to_cpu(entry)
+            result[key] = to_cpu(entry, f"{place}.{key}")
         return result
     if isinstance(value, list | tuple):
-        return type(value)(to_cpu(entry) for entry in value)
+        return type(value)(to_cpu(entry, f"{place}.{number}") for number, entry in enumerate(value))
+    if type(value) not in _PLAIN:
+        raise TypeError(f"{place}: a checkpoint holds tensors and plain values, and this is a {type(value).__name__}")
     return value
 
 
