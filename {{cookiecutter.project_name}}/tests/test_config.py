@@ -1,6 +1,7 @@
 """Configs: what is right is read, and every mistake gets an answer."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,8 @@ def test_another_type_does_not_inherit_arguments() -> None:
 
 def test_all_problems_are_reported_with_line_and_remedy(tmp_path: Path) -> None:
     text = "trainer:\n  epohs: 3\n  log_every: 0\nmodel:\n  type: conv_nte.ConvNet\n"
-    lines = problems_of(tmp_path, text, "optimizer.args.lr=fast").splitlines()
-    assert len(lines) == 4
+    lines = problems_of(tmp_path, text, "optimizer.args.lr=fast", "trainer.monitor=max val_acc").splitlines()
+    assert len(lines) == 5
     assert any(line.startswith('command line: optimizer.args.lr: found "fast", should be') for line in lines)
     assert any("config.yaml:2: trainer.epohs: " in line and "did you mean `epochs`?" in line for line in lines)
     assert any("config.yaml:3: trainer.log_every: found 0, " in line for line in lines)
@@ -78,10 +79,29 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, name: st
     assert message in problems_of(tmp_path, text, name=name)
 
 
+def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "utf16.yaml").write_bytes("seed: 1".encode("utf-16"))
+    for name, message in [
+        ("folder.json", "is a folder"),
+        ("utf16.yaml", "is not UTF-8"),
+        ("utf6.yaml", "utf16.yaml`?"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load_config([tmp_path / name])
+
+
+def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
+    (tmp_path / "upper.yaml").write_text("seed: 1\nmetrics:\n  - args: {}\n")
+    with pytest.raises(ConfigError, match=r"upper\.yaml:3: metrics\.0\.type: required"):
+        load_config([CONFIGS[0], tmp_path / "upper.yaml"])
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
         ("seed", "command line: `seed`: should be `key.path=value`"),
+        ("=1", "command line: `=1`: should be `key.path=value`"),
         ("trainer.monitor=max val_acc", "there will be no val_acc"),
         ("trainer.monitor=accuracy", 'found "accuracy", not allowed'),
         ("lr_scheduler={type: StepLR, args: {step_size: 10000}}", "never reached"),
