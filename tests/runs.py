@@ -246,7 +246,8 @@ def content_of(file: Path) -> dict[str, str]:
 
 def traces_of(run: Path) -> dict[str, str]:
     """Describe what a run has left: its last and best checkpoint, its metrics, what TensorBoard shows."""
-    traces = content_of(run / "checkpoints" / "last.pth") | content_of(run / "checkpoints" / "best.pth")
+    files = [run / "checkpoints" / name for name in ("last.pth", "best.pth")]
+    traces = {key: value for file in files if file.exists() for key, value in content_of(file).items()}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
         del line["timing"]
