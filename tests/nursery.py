@@ -10,6 +10,7 @@ import atexit
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -71,6 +72,8 @@ def main() -> None:
     sys.path[0] = str(Path.cwd())
     for name in IMPORTS:
         importlib.import_module(name)
+    if sys.platform == "linux":
+        multiprocessing.set_start_method("fork")  # of workers, and not the imports all over again
     gc.freeze()  # else the first collection in each child would copy all that memory
     print("ready", flush=True)
     while line := sys.stdin.readline():
@@ -79,10 +82,9 @@ def main() -> None:
             answer = start(order)
         else:
             _, status = os.waitpid(order["wait"], os.WUNTRACED)
-            answer = 0 if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
-            if os.WIFSTOPPED(status):
-                answer = 1000 + os.WSTOPSIG(status)
-        print(answer, flush=True)
+            stopped = os.WIFSTOPPED(status)
+            answer = 1000 + os.WSTOPSIG(status) if stopped else os.waitstatus_to_exitcode(status)
+        print(order["number"], answer, flush=True)
 
 
 if __name__ == "__main__":

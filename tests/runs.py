@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ __all__ = ["Tap"]
 HERE = Path(__file__).parent
 DROPPED = {"chaos.py": "logger", "noisy.py": "data_loaders"}
 KILLED = -9
-STOPPED = 1000 + 19  # how the nursery reports a process that SIGSTOP has stopped
+STOPPED = 1000 + getattr(signal, "SIGSTOP", 0)  # how the nursery reports a process that was not ended but stopped
 
 # Small and quick, and still with everything that has state: an incomplete last batch, dropout, a schedule per step.
 SMALL = [
@@ -99,7 +100,7 @@ class Lab:
         self.folder = folder
         self._references: dict[str, Reference] = {}
         self._nursery: subprocess.Popen[str] | None = None
-        self._started = 0
+        self._started = self._orders = 0
 
     def start(self, *words: str, chaos: str = "", **env: str) -> Process:
         """Start `python train.py`, without waiting for it; `chaos` is explained in dropped/chaos.py."""
@@ -166,9 +167,12 @@ class Lab:
             )
             self._read()
         assert self._nursery.stdin
-        self._nursery.stdin.write(json.dumps(order) + "\n")
+        self._orders += 1
+        self._nursery.stdin.write(json.dumps({**order, "number": self._orders}) + "\n")
         self._nursery.stdin.flush()
-        return int(self._read())
+        number, answer = self._read().split()
+        assert int(number) == self._orders, "the answer to another order"
+        return int(answer)
 
     def _read(self) -> str:
         assert self._nursery

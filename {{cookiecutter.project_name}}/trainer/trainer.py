@@ -104,8 +104,6 @@ class Trainer:
 
     def open_run(self, run_dir: Path) -> None:
         """Give the run a folder, where observers and checkpoints write."""
-        text = self.config.model_dump_json(by_alias=True, indent=2)
-        (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         self.observers = build_observers(self.config, run_dir)
         self.state["loggers"] = self.observers
         self.saver = Saver(self, run_dir)
