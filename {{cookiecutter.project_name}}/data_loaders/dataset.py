@@ -1,4 +1,4 @@
-"""Two wrappers that turn sample indices into batches: data in memory, and everything else."""
+"""From sample indices to batches: datasets that return whole batches, and a wrapper for all others."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,30 @@ from torch.utils.data import Dataset, default_collate
 from data_loaders.randomness import global_generators_kept, hash_counter, seed_global_generators
 
 
-class InMemoryDataset(Dataset[tuple[torch.Tensor, ...]]):
+class BatchDataset(Dataset[Any]):
+    """A dataset that loads a whole batch at once; subclass it where that is faster than sample by sample.
+
+    Override `__len__` and `__getitems__`. PyTorch calls `__getitems__`, where a dataset has it, with all indices of a
+    batch, and `__getitem__` with one; its collate function, which makes a batch of samples, has nothing left to do.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next batches belong to; of use to augmentation alone."""
+
+    def __len__(self) -> int:
+        """Return the number of samples; a sampler hands out indices below it."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample, as it stands in a batch."""
+        return tuple(column[0] for column in self.__getitems__([index]))
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """Return a batch."""
+        raise NotImplementedError
+
+
+class InMemoryDataset(BatchDataset):
     """Tensors in memory: a batch is one index operation on each, not one call per sample.
 
     Subclass it and override `__getitems__` to augment whole batches; draw the random numbers for that from
@@ -35,10 +58,6 @@ class InMemoryDataset(Dataset[tuple[torch.Tensor, ...]]):
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.tensors[0])
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-        """Return one sample, as it stands in a batch."""
-        return tuple(column[0] for column in self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
         """Return a batch: each tensor's rows at `indices`."""

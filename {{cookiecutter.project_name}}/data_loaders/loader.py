@@ -6,13 +6,13 @@ import signal
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from data_loaders.dataset import InMemoryDataset, SeededDataset
+from data_loaders.dataset import BatchDataset, InMemoryDataset, SeededDataset
 from data_loaders.sampler import EpochSampler
 
 
@@ -56,7 +56,7 @@ class Loader(DataLoader[Any]):
     """
 
     batch_sampler: EpochSampler
-    dataset: InMemoryDataset | SeededDataset
+    dataset: BatchDataset | SeededDataset
 
     def __init__(
         self,
@@ -72,18 +72,18 @@ class Loader(DataLoader[Any]):
         """Make a loader.
 
         Args:
-            dataset: an `InMemoryDataset`, or any dataset with `__len__` and `__getitem__`.
+            dataset: a `BatchDataset`, such as an `InMemoryDataset`, or any with `__len__` and `__getitem__`.
             batch_size: samples per batch.
             seed: the run's seed.
             shuffle: a new order every epoch (training), or the order of the dataset (evaluation).
             num_workers: processes that load samples ahead; data in memory needs none and uses none.
-            collate_fn: puts a list of samples together into a batch.
-            sampler: batches of indices of your own, in place of `batch_size` and `shuffle`.
+            collate_fn: puts a list of samples together into a batch; a `BatchDataset` has done so itself.
+            sampler: the order and the batches, in place of `batch_size` and `shuffle`.
         """
-        in_memory = isinstance(dataset, InMemoryDataset)
-        workers = 0 if in_memory else num_workers
+        workers = 0 if isinstance(dataset, InMemoryDataset) else num_workers
+        in_batches = isinstance(dataset, BatchDataset)
         super().__init__(
-            dataset if in_memory else SeededDataset(dataset, seed, collate_fn or default_collate),
+            dataset if in_batches else SeededDataset(dataset, seed, collate_fn or default_collate),
             batch_sampler=sampler or EpochSampler(len(dataset), batch_size, seed=seed, shuffle=shuffle),  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=_take_as_is,  # both kinds of datasets return whole batches
@@ -115,15 +115,45 @@ class Loader(DataLoader[Any]):
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
 
+    @property
+    def num_samples(self) -> int:
+        """Samples in an epoch."""
+        return self.batch_sampler.num_samples
+
     def load(self, indices: list[int]) -> Any:
-        """Load one batch here and now, in this process, apart from any iteration."""
+        """Load one batch here and now, in this process and apart from any iteration."""
         return self.dataset.__getitems__(indices)
+
+    def load_batch(self, number: int) -> tuple[Any, list[int]]:
+        """Load a batch of the current epoch by its number, here and now.
+
+        Returns:
+            The batch, and the indices of its samples.
+        """
+        indices = self.batch_sampler.batch(number)
+        return self.load(indices), indices
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what, besides epoch and batch, finds the place again: nothing, where any batch can be computed."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state over."""
 
 
 @dataclass
 class Loaders:
-    """The three splits of a run's data; `test` is read by `test.py` alone."""
+    """The three splits of a run's data; `test` is read by `test.py` alone.
+
+    Attributes:
+        train: what is learned from.
+        valid: what decides about the best checkpoint and early stopping.
+        test: what is measured in the end.
+        statistics: means, standard deviations and the like of the training split, for a model with buffers of the
+            same names. They travel in its checkpoints.
+    """
 
     train: Loader
     valid: Loader
     test: Loader
+    statistics: dict[str, torch.Tensor] = field(default_factory=dict)

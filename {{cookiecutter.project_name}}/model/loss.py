@@ -1,7 +1,8 @@
 """Losses: functions of the model's output and the target that return one value per sample.
 
 The Trainer takes the mean for the gradient, and sums the values themselves for what it reports, so that a
-shorter last batch weighs what it should. `args` in the config become keyword arguments.
+shorter last batch weighs what it should. Where values do not all count the same, as in a padded batch, a function
+returns a pair, values and weights. `args` in the config become keyword arguments.
 """
 
 from typing import Annotated
@@ -28,3 +29,17 @@ def cross_entropy(
         One value per sample, `(n,)`.
     """
     return functional.cross_entropy(output, target, reduction="none", label_smoothing=label_smoothing)
+
+
+def token_cross_entropy(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy of the scores of tokens, in nats; padding does not count.
+
+    Args:
+        output: logits `(n, length, tokens)`.
+        target: token numbers `(n, length)`; -100 where there is only padding.
+
+    Returns:
+        One value per position and what it weighs (0 for padding), both `(n, length)`.
+    """
+    losses = functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-100)
+    return losses.view_as(target), target != -100

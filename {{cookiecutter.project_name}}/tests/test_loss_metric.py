@@ -1,18 +1,26 @@
 """Losses and metrics: against plain PyTorch, and exact when the last batch is shorter."""
 
 import json
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch.nn import functional
 
-from model.loss import cross_entropy
-from model.metric import accuracy, top_k_accuracy
+from model.loss import cross_entropy, token_cross_entropy
+from model.metric import (
+    absolute_error,
+    accuracy,
+    bits_per_byte,
+    class_recall,
+    token_accuracy,
+    top_k_accuracy,
+)
 from trainer.criterion import Criterion, Metrics, explain_misfit
-from trainer.meter import Meter
+from trainer.meter import Meter, Weighted
 from trainer.trainer import Trainer
-from utils.config import Component, Config
+from utils.config import Component, Config, Metric
 from utils.errors import UserError
 
 
@@ -104,12 +112,15 @@ def test_arguments_of_the_config_reach_loss_and_metrics(
     config: Config, scores: torch.Tensor, targets: torch.Tensor
 ) -> None:
     config.loss = Component(type="cross_entropy", args={"label_smoothing": 0.2})
-    config.metrics = [Component(type="accuracy"), Component(type="top_k_accuracy", args={"k": 2})]
+    config.metrics = [Metric(type="accuracy"), Metric(type="top_k_accuracy", args={"k": 2}, name="top_2")]
     cpu = torch.device("cpu")
-    assert torch.equal(Criterion(config, cpu)(scores, targets), cross_entropy(scores, targets, 0.2))
+    losses = Criterion(config, cpu)(scores, targets)
+    assert isinstance(losses, torch.Tensor)
+    assert torch.equal(losses, cross_entropy(scores, targets, 0.2))
     values = Metrics(config, cpu).values(scores, targets)
-    assert list(values) == ["accuracy", "top_k_accuracy"]
-    assert torch.equal(values["top_k_accuracy"], top_k_accuracy(scores, targets, 2))
+    assert list(values) == ["accuracy", "top_2"]
+    assert isinstance(values["top_2"], torch.Tensor)
+    assert torch.equal(values["top_2"], top_k_accuracy(scores, targets, 2))
 
 
 @pytest.mark.parametrize(
@@ -129,3 +140,55 @@ def test_what_does_not_fit_is_explained(config: Config, output: object, wanted: 
 def test_what_fits_needs_no_explanation(scores: torch.Tensor, targets: torch.Tensor) -> None:
     assert explain_misfit(scores, targets) is None
     assert explain_misfit(scores, scores) is None
+
+
+@pytest.fixture
+def tokens() -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of three sequences of 2, 5 and 3 tokens, and the tokens that should come next."""
+    targets = torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(3))
+    targets[0, 2:] = targets[2, 3:] = -100
+    return torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(4)), targets
+
+
+def test_padding_counts_neither_in_the_loss_nor_in_metrics(tokens: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Against the same tokens without any padding."""
+    output, targets = tokens
+    real = targets != -100
+    whole = functional.cross_entropy(output[real], targets[real])
+    torch.testing.assert_close(Weighted(*token_cross_entropy(output, targets)).mean(), whole)
+    torch.testing.assert_close(Weighted(*bits_per_byte(output, targets, 2.0)).mean(), whole / math.log(2) / 2)
+    right = (output[real].argmax(dim=1) == targets[real]).float().mean()
+    torch.testing.assert_close(Weighted(*token_accuracy(output, targets)).mean(), right)
+
+
+def test_means_over_an_epoch_are_weighted_by_tokens_not_batches(tokens: tuple[torch.Tensor, torch.Tensor]) -> None:
+    output, targets = tokens
+    meter = Meter()
+    for begin, end in ((0, 1), (1, 3)):
+        meter.update("loss", Weighted(*token_cross_entropy(output[begin:end], targets[begin:end])), end - begin)
+    meter.update("other", torch.ones(3), 3)
+    real = targets != -100
+    assert meter.state_dict()["epoch"]["loss"][1] == 10
+    assert meter.means()["loss"] == pytest.approx(functional.cross_entropy(output[real], targets[real]).item())
+
+
+def test_the_recall_of_a_class_is_that_of_its_samples_alone() -> None:
+    output = functional.one_hot(torch.tensor([0, 1, 1, 2, 1]), 3).float()
+    hits = Weighted(*class_recall(output, torch.tensor([0, 1, 2, 1, 1]), label=1))
+    assert hits.mean().item() == pytest.approx(2 / 3)
+
+
+def test_errors_of_numbers_far_from_zero_are_exact(tiny: Callable[..., Trainer]) -> None:
+    """R² subtracts sums of squares: in 32 bits a target of 10,000 ± 1 leaves nothing of it."""
+    rmse = {"type": "MeanSquaredError", "name": "rmse", "args": {"squared": False}}
+    trainer = tiny(metrics=[{"type": "R2Score"}, rmse])
+    generator = torch.Generator().manual_seed(5)
+    targets = 10_000 + torch.randn(1000, 1, generator=generator)
+    output = targets + 0.5 * torch.randn(1000, 1, generator=generator)
+    for part in range(0, 1000, 64):
+        trainer.metrics.collect(output[part : part + 64], targets[part : part + 64])
+    squares = (output.double() - targets.double()).square()
+    r2 = 1 - squares.sum() / (targets.double() - targets.double().mean()).square().sum()
+    assert trainer.metrics.collected["r2_score"].compute().item() == pytest.approx(r2.item(), abs=1e-6)
+    assert trainer.metrics.collected["rmse"].compute().item() == pytest.approx(squares.mean().sqrt().item(), rel=1e-6)
+    assert absolute_error(output, targets).shape == (1000, 1)

@@ -96,8 +96,11 @@ def test_a_loss_that_is_not_finite_stops_a_run_before_it_touches_the_weights(
 ) -> None:
     changes = {"optimizer": {"type": optimizer, "args": {"lr": 0.05}}, "trainer": {"save_every_steps": 1}}
     trainer = tiny(**changes)
-    real = trainer.loss.function
-    trainer.loss.function = lambda *args: real(*args) * (torch.nan if trainer.progress.step == 6 else 1)
+
+    def loss(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (output - targets).square() * (torch.nan if trainer.progress.step == 6 else 1)
+
+    trainer.loss.function = loss
     with pytest.raises(Diverged, match=r"step 7 \(epoch 2, batch 2\)"):
         trainer.train()
     state = find_checkpoint(trainer.saver.run_dir)[1]

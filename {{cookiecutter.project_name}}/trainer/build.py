@@ -1,5 +1,8 @@
 """From a config to a trainer that is ready to run."""
 
+import torch
+from torch import nn
+
 from data_loaders.loader import Loaders
 from trainer.trainer import Trainer
 from utils.config import Config
@@ -17,10 +20,33 @@ def build_trainer(config: Config) -> Trainer:
     """
     seed_everything(config.seed)
     loaders: Loaders = build("data_loader", config.data_loader, seed=config.seed)
-    problems = check_against_data(config, len(loaders.train), len(loaders.train.dataset))
+    problems = check_against_data(config, len(loaders.train), loaders.train.num_samples)
     if problems:
         raise ConfigError(problems)
     seed_everything(config.seed)  # again: building the data may have drawn, if only by importing a library
     model = build("model", config.model)
+    give_statistics(model, loaders.statistics, config.model.type)
     trainer: Trainer = find("trainer", config.trainer.type)(config, model, loaders)
     return trainer
+
+
+def give_statistics(model: nn.Module, statistics: dict[str, torch.Tensor], name: str) -> None:
+    """Fill the model's buffers with the statistics of the training data that bear their names.
+
+    A model that keeps them takes its input, and returns its output, in the units of the data, and its checkpoint
+    is all that a prediction needs.
+
+    Raises:
+        ConfigError: the model was built for data of another shape.
+    """
+    buffers = dict(model.named_buffers())
+    for key, value in statistics.items():
+        if key in buffers:
+            if buffers[key].shape != value.shape:
+                raise ConfigError(
+                    [
+                        f"model.args: {name} is built for data whose {key} has shape {tuple(buffers[key].shape)}, "
+                        f"and that of the training data has {tuple(value.shape)}"
+                    ]
+                )
+            buffers[key].copy_(value)

@@ -46,10 +46,9 @@ def load_first_batch(loader: Loader) -> Any:
     """
     with random_state_kept():
         loader.set_position(0)
-        indices = loader.batch_sampler.batch(0)
-        batch = loader.load(indices)
+        batch, samples = loader.load_batch(0)
     if not all_finite(batch):
-        raise UserError(f"data_loader: among the samples {indices} there are values that are NaN or infinite")
+        raise UserError(f"data_loader: among the samples {samples} there are values that are NaN or infinite")
     return batch
 
 
@@ -61,7 +60,7 @@ def check(trainer: Trainer) -> None:
     """
     loaders, model, device = trainer.loaders, trainer.model, trainer.device
     for split, loader in (("train", loaders.train), ("val", loaders.valid), ("test", loaders.test)):
-        log.info("%-5s %d samples in %d batches", split, len(loader.dataset), len(loader))
+        log.info("%-5s %d samples in %d batches", split, loader.num_samples, len(loader))
     batch = load_first_batch(loaders.train)
     check_workers(loaders.train)
 

@@ -5,23 +5,26 @@ from typing import Any
 
 import torch
 
+from trainer.meter import Weighted
 from utils.config import Config
 from utils.errors import UserError
 from utils.registry import build, metric_name
 
-PerSample = Callable[[Any, Any], torch.Tensor]
+Measure = Callable[[Any, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
+
+IGNORED = -100  # the target of what does not count, such as padding; PyTorch's own default
 
 
 class Criterion:
-    """The loss; it returns one value per sample, or the mean of the batch."""
+    """The loss; it returns one value per sample (those of a pair have weights), or the mean of the batch."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         """Build the loss that the config names."""
         self.name = config.loss.type
         built = build("loss", config.loss)
-        self.function: PerSample = built.to(device) if isinstance(built, torch.nn.Module) else built
+        self.function: Measure = built.to(device) if isinstance(built, torch.nn.Module) else built
 
-    def __call__(self, output: Any, targets: Any) -> torch.Tensor:
+    def __call__(self, output: Any, targets: Any) -> torch.Tensor | Weighted:
         """Compute the loss.
 
         Raises:
@@ -29,7 +32,7 @@ class Criterion:
                 in the loss keeps its own exception.
         """
         try:
-            return self.function(output, targets)
+            return _weighted(self.function(output, targets))
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
             found = explain_misfit(output, targets)
             if found is None:
@@ -44,13 +47,19 @@ def explain_misfit(output: Any, targets: Any) -> str | None:
     shapes = f"the model's output has shape {tuple(output.shape)}, the targets {tuple(targets.shape)}"
     whole_numbers = not targets.is_floating_point() and targets.dtype != torch.bool
     if whole_numbers and output.ndim == targets.ndim + 1 and len(output) == len(targets):
-        low, high, classes = int(targets.min()), int(targets.max()), output.shape[1]
+        labels = targets[targets != IGNORED]
+        classes = output.shape[-1] if output.shape[:-1] == targets.shape else output.shape[1]
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         if low < 0 or high >= classes:
             return f"labels run from {low} to {high}, and the model tells {classes} classes apart (0 to {classes - 1})"
         return None
     if output.shape != targets.shape or targets.dtype != output.dtype:
         return f"{shapes}; their types are {output.dtype} and {targets.dtype}"
     return None
+
+
+def _weighted(values: Any) -> torch.Tensor | Weighted:
+    return Weighted(*values) if isinstance(values, tuple) else values
 
 
 def _describe(value: Any) -> str:
@@ -62,7 +71,7 @@ class Metrics:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         """Build the metrics that the config names."""
-        self.per_sample: dict[str, PerSample] = {}
+        self.per_sample: dict[str, Measure] = {}
         self.collected: dict[str, Any] = {}
         for component in config.metrics:
             built = build("metrics", component)
@@ -71,17 +80,25 @@ class Metrics:
             else:
                 self.per_sample[metric_name(component)] = built
 
-    def values(self, output: Any, targets: Any) -> dict[str, torch.Tensor]:
-        """Compute the metrics that are means over samples: a value for each sample.
+    def values(self, output: Any, targets: Any) -> dict[str, torch.Tensor | Weighted]:
+        """Compute the metrics that are means over samples: a value for each sample, some of them with weights.
 
         Raises:
             UserError: a function returned a single number, which cannot be averaged exactly.
         """
-        values = {name: function(output, targets) for name, function in self.per_sample.items()}
+        values = {name: _weighted(function(output, targets)) for name, function in self.per_sample.items()}
         for name, value in values.items():
-            if value.ndim == 0:
+            if isinstance(value, torch.Tensor) and value.ndim == 0:
                 raise UserError(
                     f"metrics: {name} in model/metric.py returns a single number for a batch; it has to return one "
                     "value per sample, so that batches of different sizes are averaged right"
                 )
         return values
+
+    def collect(self, output: Any, targets: Any) -> None:
+        """Let the classes of torchmetrics take in a batch of an evaluation."""
+        regression = isinstance(targets, torch.Tensor) and targets.is_floating_point() and targets.device.type != "mps"
+        if regression and self.collected:
+            output, targets = output.double(), targets.double()  # they subtract large sums of squares
+        for metric in self.collected.values():
+            metric.update(output, targets)

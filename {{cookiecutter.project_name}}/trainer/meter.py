@@ -1,9 +1,27 @@
 """Means over samples that are exact, cost a step almost nothing, and continue across a restart."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+
+@dataclass
+class Weighted:
+    """Values that do not all count the same: in a padded batch, say, those of real tokens count and others do not.
+
+    Attributes:
+        values: any shape.
+        weights: the same shape; 1 or True for what counts, 0 or False for what does not, or anything between.
+    """
+
+    values: torch.Tensor
+    weights: torch.Tensor
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean over what counts."""
+        return (self.values * self.weights).sum() / self.weights.sum()
 
 
 class Meter:
@@ -18,9 +36,9 @@ class Meter:
         """Start at zero."""
         self.epoch: dict[str, list[float]] = {}
         self.window: dict[str, list[float]] = {}
-        self._waiting: list[tuple[str, torch.Tensor, int]] = []
+        self._waiting: list[tuple[str, torch.Tensor, int | torch.Tensor]] = []
 
-    def update(self, name: str, values: torch.Tensor, samples: int) -> None:
+    def update(self, name: str, values: torch.Tensor | Weighted, samples: int) -> None:
         """Take in one step's values of a quantity.
 
         Args:
@@ -28,6 +46,10 @@ class Meter:
             values: one value per sample, or one value that is already the mean of the batch.
             samples: samples in the batch.
         """
+        if isinstance(values, Weighted):
+            total = (values.values.detach() * values.weights).sum(dtype=torch.float32)
+            self._waiting.append((name, total, values.weights.sum()))
+            return
         values = values.detach()
         if values.ndim == 0:
             self._waiting.append((name, values * samples, samples))
@@ -42,7 +64,7 @@ class Meter:
             The sums of "loss" of the steps that were waiting, oldest first.
         """
         sums: dict[str, list[torch.Tensor]] = {}
-        counts: dict[str, list[int]] = {}
+        counts: dict[str, list[int | torch.Tensor]] = {}
         for name, total, count in self._waiting:
             sums.setdefault(name, []).append(total)
             counts.setdefault(name, []).append(count)
@@ -52,11 +74,12 @@ class Meter:
             numbers = torch.stack(tensors).tolist()
             if name == "loss":
                 losses = numbers
+            weights = _numbers(counts[name])
             for totals in (self.epoch, self.window):
                 entry = totals.setdefault(name, [0.0, 0.0])
-                for number, count in zip(numbers, counts[name], strict=True):
+                for number, weight in zip(numbers, weights, strict=True):
                     entry[0] += number
-                    entry[1] += count
+                    entry[1] += weight
         return losses
 
     def means(self) -> dict[str, float]:
@@ -89,6 +112,13 @@ class Meter:
         self._waiting.clear()
         self.epoch = {name: list(entry) for name, entry in state["epoch"].items()}
         self.window = {name: list(entry) for name, entry in state["window"].items()}
+
+
+def _numbers(counts: list[int | torch.Tensor]) -> list[float]:
+    """Read counts, those that lie on the device in one transfer."""
+    tensors = [count for count in counts if isinstance(count, torch.Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(read) if isinstance(count, torch.Tensor) else count for count in counts]
 
 
 def _means(totals: dict[str, list[float]]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from trainer.freezing import Freezing
 from trainer.guard import NonFiniteGuard
 from trainer.interrupt import InterruptHandler
 from trainer.memory import memory_explained
-from trainer.meter import Meter
+from trainer.meter import Meter, Weighted
 from trainer.monitor import Monitor
 from trainer.optimization import Schedule, build_optimizer, clip_gradients
 from trainer.parameter_groups import describe_groups, parameter_groups
@@ -33,12 +33,12 @@ class StepResult:
     """What a step on a batch came to.
 
     Attributes:
-        losses: one value per sample, or the mean of the batch.
+        losses: one value per sample, with weights or without, or the mean of the batch.
         output: what the model returned.
         targets: what it should have returned; its length is the number of samples.
     """
 
-    losses: torch.Tensor
+    losses: torch.Tensor | Weighted
     output: Any
     targets: Any
 
@@ -74,6 +74,7 @@ class Trainer:
             "model": self.model,
             "optimizer": self.optimizer,
             "lr_scheduler": self.schedule,
+            "data": self.loaders.train,
             "progress": self.progress,
             "monitor": self.monitor,
             "meter": self.meter,
@@ -185,8 +186,7 @@ class Trainer:
             for batch in progress_bar(loader, len(loader), 0, split):
                 result = self.evaluation_step(move(batch, self.device))
                 self.count(meter, result)
-                for metric in self.metrics.collected.values():
-                    metric.update(result.output, result.targets)
+                self.metrics.collect(result.output, result.targets)
                 self.interrupt.check()
         values = meter.means()
         for name, metric in self.metrics.collected.items():
@@ -227,10 +227,9 @@ class Trainer:
     def describe_step(self, ago: int) -> str:
         """Say what the step worked on whose loss was not finite, `ago` steps before the latest one."""
         number, step = self.progress.batch - ago, self.progress.step - ago
-        loader = self.loaders.train
-        indices = loader.batch_sampler.batch(number)
-        cause = "" if all_finite(loader.load(indices)) else "; the batch itself holds values that are NaN or infinite"
+        batch, samples = self.loaders.train.load_batch(number)
+        cause = "" if all_finite(batch) else "; the batch itself holds values that are NaN or infinite"
         return (
             f"the loss is not finite at step {step + 1} (epoch {self.progress.epoch + 1}, batch {number + 1}){cause}\n"
-            f"the weights were not touched, and the last checkpoint is from before; samples of the batch: {indices}"
+            f"the weights were not touched, and the last checkpoint is from before; samples of the batch: {samples}"
         )

@@ -24,6 +24,16 @@ class Component(Section):
     )
 
 
+class Metric(Component):
+    """Something that is measured."""
+
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[a-z]\w*$",
+        description="What it is called in logs and in trainer.monitor; null takes its type, `F1Score` as `f1_score`.",
+    )
+
+
 class LRScheduler(Component):
     """A learning-rate scheduler and when it steps."""
 
@@ -161,7 +171,7 @@ class Config(Section):
     data_loader: Component = Field(description="The data: `file.Class` in the folder data_loaders/.")
     model: Component = Field(description="The network: `file.Class` or `file.function` in the folder model/.")
     loss: Component = Field(description="The loss: a function in model/loss.py or a loss class of torch.nn.")
-    metrics: list[Component] = Field(
+    metrics: list[Metric] = Field(
         description="What evaluation measures: functions in model/metric.py or classes of torchmetrics."
     )
     optimizer: OptimizerSection = Field(description="The optimizer: a class in trainer/optimizer.py or of torch.optim.")

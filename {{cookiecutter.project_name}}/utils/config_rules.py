@@ -41,7 +41,7 @@ def check_against_data(config: Config, steps_per_epoch: int, train_size: int) ->
 def _metric_names(config: Config) -> Iterator[Problem]:
     for name, count in Counter(map(registry.metric_name, config.metrics)).items():
         if count > 1:
-            text = f"found {count} metrics named `{name}`; wrap one in a function of its own in model/metric.py"
+            text = f"found {count} metrics named `{name}`; give one of them another `name`"
             yield Problem(("metrics",), text)
 
 

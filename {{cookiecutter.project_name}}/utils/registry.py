@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from utils.config import Component
+from utils.config import Component, Metric
 from utils.config_problems import nearest, shown, unknown
 from utils.errors import ConfigError
 from utils.libraries import from_library, library
@@ -87,9 +87,10 @@ def injected_names(section: str, target: Callable[..., Any]) -> set[str]:
     }.get(section, set())
 
 
-def metric_name(component: Component) -> str:
-    """Name a metric as in logs and `monitor`: `accuracy` stays, `F1Score` becomes `f1_score`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", component.type).lower()
+def metric_name(metric: Metric) -> str:
+    """Name a metric as in logs and `monitor`: `accuracy` stays, `text.F1Score` becomes `f1_score`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", metric.type.rpartition(".")[2])
+    return metric.name or words.lower()
 
 
 def _from_package(package: str, type_: str) -> Callable[..., Any]:
