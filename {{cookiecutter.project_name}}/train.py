@@ -22,6 +22,7 @@ from pathlib import Path
 from logger.console import log, set_up_logging
 from trainer.build import build_trainer
 from trainer.check import check, check_first_batch
+from trainer.checkpoint import load_checkpoint
 from trainer.run_folder import (
     RunLock,
     create_run_folder,
@@ -29,10 +30,10 @@ from trainer.run_folder import (
     newest_unfinished,
     run_folder_of,
 )
-from trainer.starting_weights import set_starting_weights
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import config_from_dict, load_config
+from utils.distributed import from_main, is_main, process_group, was_restarted
 from utils.environment import record_environment
 from utils.errors import run
 
@@ -63,14 +64,18 @@ def main() -> int:
         print(describe())
         return 0
     config = load_config(arguments.config, arguments.words) if arguments.config else None
+    with process_group():
+        return check_or_train(arguments, config)
+
+
+def check_or_train(arguments: argparse.Namespace, config: Config | None) -> int:
+    """Do the work, in each of the processes."""
     if config and arguments.check:
-        trainer = build_trainer(config)
-        set_starting_weights(config, trainer.model)
-        check(trainer)
+        check(build_trainer(config, starting_weights=True))
         log.info("all is well")
         return 0
-    if config and arguments.resume == "auto":
-        newest = newest_unfinished(Path(config.trainer.save_dir), config.name)
+    if config and (arguments.resume == "auto" or was_restarted()):
+        newest = from_main(newest_unfinished(Path(config.trainer.save_dir), config.name) if is_main() else None)
         return resume(newest, config, []) if newest else start(config)
     if arguments.resume:
         return resume(Path(arguments.resume), config, arguments.words)
@@ -80,19 +85,22 @@ def main() -> int:
 
 def start(config: Config) -> int:
     """Train from the beginning, in a new folder."""
-    trainer = build_trainer(config)
-    set_starting_weights(config, trainer.model)
+    trainer = build_trainer(config, starting_weights=True)
     layers = check_first_batch(trainer)
-    run_dir = create_run_folder(Path(config.trainer.save_dir), config.name)
-    RunLock(run_dir).acquire()
+    run_dir = from_main(create_run_folder(Path(config.trainer.save_dir), config.name) if is_main() else Path())
+    if is_main():
+        RunLock(run_dir).acquire()
     trainer.open_run(run_dir)
     return train(trainer, f"{layers}\n{trainer.describe_groups()}\ntraining in {run_dir}".lstrip())
 
 
 def resume(path: Path, config: Config | None, words: list[str]) -> int:
     """Continue a run in its folder, from where a checkpoint was written."""
-    RunLock(run_folder_of(path)).acquire()
-    file, state = find_checkpoint(path)
+    if is_main():
+        RunLock(run_folder_of(path)).acquire()
+    file, state = find_checkpoint(path) if is_main() else (path, {})
+    file = from_main(file)
+    state = state or load_checkpoint(file)
     trainer = build_trainer(config or config_from_dict(state["config"], words, str(file)))
     trainer.open_run(run_folder_of(path))
     trainer.saver.restore(state)
@@ -103,16 +111,22 @@ def resume(path: Path, config: Config | None, words: list[str]) -> int:
 def train(trainer: Trainer, headline: str) -> int:
     """Train to the end, and say what to do next."""
     run_dir = trainer.saver.run_dir
-    set_up_logging(run_dir / "train.log")
-    text = trainer.config.model_dump_json(by_alias=True, indent=2)
-    (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
-    record_environment(run_dir, trainer.device, trainer.config.seed)
+    if is_main():
+        record(trainer, run_dir)
     log.info(headline)
     if trainer.is_finished():
         log.info("this run is finished; to train it longer, add trainer.epochs=%d", 2 * trainer.progress.epoch)
     trainer.train()
     log.info(trainer.saver.next_steps())
     return 0
+
+
+def record(trainer: Trainer, run_dir: Path) -> None:
+    """Write down in the run's folder what is trained, and where."""
+    set_up_logging(run_dir / "train.log")
+    text = trainer.config.model_dump_json(by_alias=True, indent=2)
+    (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+    record_environment(run_dir, trainer.device, trainer.config.seed)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_loaders.dataset import BatchDataset, InMemoryDataset, SeededDataset
-from data_loaders.sampler import EpochSampler
+from data_loaders.sampler import EpochSampler, Share
 
 
 def _take_as_is(batch: Any) -> Any:
@@ -98,6 +98,14 @@ class Loader(DataLoader[Any]):
         """Let the next iteration begin at a batch (counted from 0) of an epoch (counted from 0)."""
         self.batch_sampler.set_position(epoch, batch)
         self.dataset.set_epoch(epoch)
+
+    def set_share(self, rank: int, processes: int) -> None:
+        """Take only the share of each batch that falls to process `rank` of `processes`."""
+        self.batch_sampler.set_share(rank, processes)
+
+    def share(self, number: int) -> Share:
+        """Return how many samples of a batch are this process's."""
+        return self.batch_sampler.share(number)
 
     def __iter__(self) -> Any:
         """Iterate over the epoch's batches from the position that was set."""

@@ -6,7 +6,7 @@ that share the work agree without a word who takes what.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,18 @@ TABLE, CHUNK = 1 << 18, 1 << 16
 
 # Keeps what a sampler draws apart from what augmentation draws for a sample of the same number.
 _DRAWS, _BATCHES = 1, 2
+
+
+class Share(NamedTuple):
+    """How many samples of a batch a process has.
+
+    Attributes:
+        own: those of this process.
+        smallest: those that every process has at least.
+    """
+
+    own: int
+    smallest: int
 
 
 class EpochSampler(Sampler[list[int]]):
@@ -54,10 +66,16 @@ class EpochSampler(Sampler[list[int]]):
     def set_share(self, rank: int, processes: int) -> None:
         """Take only the share of each batch that falls to process `rank` of `processes`.
 
-        The batches themselves stay the same for any number of processes. A share may be empty, where the last
-        batch of an epoch has fewer samples than there are processes.
+        The batches themselves stay the same for any number of processes. Where the last batch of an epoch has fewer
+        samples than there are processes, those that go away empty-handed get its first one, to stand in: they have
+        to take part in the step, but their share counts nothing.
         """
         self.rank, self.processes = rank, processes
+
+    def share(self, number: int) -> Share:
+        """Return how many samples of a batch are this process's."""
+        size = min(self.batch_size, self.num_samples - number * self.batch_size)
+        return Share(len(range(self.rank, size, self.processes)), size // self.processes)
 
     def batch(self, number: int) -> list[int]:
         """Return the sample indices of one whole batch of the current epoch."""
@@ -91,7 +109,8 @@ class EpochSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the epoch's batches from the position that was set, or this process's share of each."""
         for number in range(self.start, len(self)):
-            yield self.batch(number)[self.rank :: self.processes]
+            batch = self.batch(number)
+            yield batch[self.rank :: self.processes] or batch[:1]
 
     def __len__(self) -> int:
         """Return the number of batches in a whole epoch."""

@@ -6,11 +6,17 @@ from logger.console import Console
 from logger.metrics_file import MetricsFile
 from logger.observer import Observer, Observers
 from utils.config import Component, Config
+from utils.distributed import is_main
 from utils.registry import build
 
 
 def build_observers(config: Config, run_dir: Path) -> Observers:
-    """Build the terminal's and the metrics file's observer, which every run has, and those of `loggers`."""
+    """Build the terminal's and the metrics file's observer, which every run has, and those of `loggers`.
+
+    Of several processes only the main one is watched.
+    """
+    if not is_main():
+        return Observers({})
     members: dict[str, Observer] = {"metrics": MetricsFile(run_dir)}
     for name, setting in config.loggers.items():
         if setting is not False:

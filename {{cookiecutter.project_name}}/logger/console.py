@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from logger.observer import Observer
+from utils.distributed import is_main
 
 log = logging.getLogger("project")
 
@@ -32,7 +33,7 @@ def set_up_logging(file: Path | None = None) -> None:
     """Send the project's messages to standard output, and to a file with the time."""
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.handlers = [_AboveTheBar()]
+    log.handlers = [_AboveTheBar()] if is_main() else [logging.NullHandler()]
     if file is not None:
         handler = _LogFile(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -41,7 +42,16 @@ def set_up_logging(file: Path | None = None) -> None:
 
 def progress_bar(batches: Iterable[Any], total: int, done: int, label: str) -> Iterable[Any]:
     """Show how many batches are done, on standard error; silent when that is not a terminal."""
-    return tqdm(batches, label, total, initial=done, leave=False, disable=None, unit="batch", dynamic_ncols=True)
+    return tqdm(
+        batches,
+        label,
+        total,
+        initial=done,
+        leave=False,
+        disable=None if is_main() else True,
+        unit="batch",
+        dynamic_ncols=True,
+    )
 
 
 class Console(Observer):

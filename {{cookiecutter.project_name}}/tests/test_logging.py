@@ -66,7 +66,7 @@ def test_entries_within_an_epoch_are_means_since_the_last_one(tiny: Callable[...
 
     def keep(batch: Any) -> Any:
         result = train_step(batch)
-        losses.append(result.losses.mean().item())
+        losses.append(result[0].losses.mean().item())
         return result
 
     trainer.train_step = keep  # type: ignore[method-assign]

@@ -29,7 +29,7 @@ def before_step(trainer: Trainer, number: int, happens: Callable[[], Any]) -> No
     """Let something happen before a step, counted from 1."""
     train_step = trainer.train_step
 
-    def step(batch: Any) -> StepResult:
+    def step(batch: Any) -> list[StepResult]:
         if trainer.progress.step == number - 1:
             happens()
         return train_step(batch)

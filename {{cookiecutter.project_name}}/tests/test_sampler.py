@@ -118,7 +118,13 @@ def test_processes_share_each_batch_without_duplicates_or_gaps(kind: str, proces
         sampler = KINDS[kind](1)
         sampler.set_share(rank, processes)
         shares.append(epoch(sampler, 2))
-    for batch, *parts in zip(whole, *shares, strict=True):
+    for number, (batch, *parts) in enumerate(zip(whole, *shares, strict=True)):
+        for rank, part in enumerate(parts):
+            sampler.set_share(rank, processes)
+            own, smallest = sampler.share(number)
+            assert smallest == len(batch) // processes
+            assert part == batch[:1] if own == 0 else len(part) == own
+            del part[own:]
         assert sorted(itertools.chain(*parts)) == sorted(batch)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

@@ -76,7 +76,7 @@ def test_one_batch_can_be_overfitted(config: Config) -> None:
     trainer.loaders.train.set_position(0)
     batch = move(next(iter(trainer.loaders.train)), trainer.device)
     trainer.model.train()
-    losses = [trainer.train_step(batch).losses.mean().item() for _ in range(100)]
+    losses = [trainer.train_step(batch)[0].losses.mean().item() for _ in range(100)]
     assert losses[-1] < 0.1 * losses[0]
 
 

@@ -4,16 +4,24 @@ import torch
 from torch import nn
 
 from data_loaders.loader import Loaders
+from data_loaders.randomness import hash_counter
+from trainer.starting_weights import set_starting_weights
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_rules import check_against_data
+from utils.distributed import rank, world_size
 from utils.errors import ConfigError
 from utils.registry import build, find
 from utils.seeding import seed_everything
 
 
-def build_trainer(config: Config) -> Trainer:
+def build_trainer(config: Config, starting_weights: bool = False) -> Trainer:
     """Build data, model and trainer; no file is written.
+
+    Args:
+        config: what to build.
+        starting_weights: whether to give the model the weights that a new run starts from, by `init_from` and
+            `init_weights`; one that goes on, or is evaluated, gets those of a checkpoint.
 
     Raises:
         UserError: the config does not fit the data, or the parts do not fit each other.
@@ -26,6 +34,12 @@ def build_trainer(config: Config) -> Trainer:
     seed_everything(config.seed)  # again: building the data may have drawn, if only by importing a library
     model = build("model", config.model)
     give_statistics(model, loaders.statistics, config.model.type)
+    if starting_weights:
+        set_starting_weights(config, model)
+    if world_size() > 1:
+        for loader in (loaders.train, loaders.valid, loaders.test):
+            loader.set_share(rank(), world_size())
+        seed_everything(hash_counter(config.seed, rank()))  # the same weights everywhere, but not the same dropout
     trainer: Trainer = find("trainer", config.trainer.type)(config, model, loaders)
     return trainer
 

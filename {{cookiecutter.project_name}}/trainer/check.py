@@ -16,7 +16,7 @@ from trainer.run_folder import CHECKPOINTS
 from trainer.saving import LAST, Saver, load_weights
 from trainer.summary import describe, layer_table, output_shapes
 from trainer.trainer import Trainer
-from utils.device import all_finite, move
+from utils.device import all_finite
 from utils.errors import UserError
 from utils.seeding import random_state_kept
 
@@ -33,7 +33,7 @@ def check_first_batch(trainer: Trainer) -> str:
     batch = load_first_batch(trainer.loaders.train)
     with random_state_kept(), torch.no_grad(), output_shapes(trainer.model) as shapes:
         trainer.model.eval()
-        result = trainer.evaluation_step(move(batch, trainer.device))
+        result = trainer.evaluation_step(trainer.move(batch))
         trainer.metrics.values(result.output, result.targets)
     return layer_table(trainer.model, shapes, trainer.optimizer.param_groups)
 
@@ -68,8 +68,9 @@ def check(trainer: Trainer) -> None:
     log.info(check_first_batch(trainer))
     trainer.freezing.train_mode()
     start = time.perf_counter()
-    result = trainer.train_step(move(batch, device))
-    trainer.count(trainer.meter, result)
+    results = trainer.train_step(trainer.move(batch))
+    trainer.count(trainer.meter, *results)
+    result = results[0]
     loss = trainer.meter.means()["loss"]
     seconds = time.perf_counter() - start
     log.info("batch %s, output %s, targets %s", describe(batch), describe(result.output), describe(result.targets))
@@ -79,7 +80,7 @@ def check(trainer: Trainer) -> None:
 
     model.eval()
     with torch.no_grad():
-        trainer.evaluation_step(move(load_first_batch(loaders.valid), device))
+        trainer.evaluation_step(trainer.move(load_first_batch(loaders.valid)))
     log.info("one evaluation step: done")
     check_saving(trainer)
 

@@ -32,8 +32,12 @@ class NonFiniteGuard:
         self._raised: torch.Tensor | None = None
         self._flags: list[torch.Tensor] = []
 
-    def __call__(self, loss: torch.Tensor) -> None:
+    def __call__(self, loss: torch.Tensor, overflow: torch.Tensor | None = None) -> None:
         """Look at a step's loss, a scalar, between `backward()` and `step()`.
+
+        Args:
+            loss: of the whole batch.
+            overflow: whether to leave out this one step because gradients in 16 bits are too large.
 
         Raises:
             Diverged: the loss is not finite and the optimizer has no flag that would withhold the update.
@@ -42,9 +46,12 @@ class NonFiniteGuard:
         if self.fused:
             self._flags.append(bad)
             self._raised = bad if self._raised is None else self._raised | bad
-            self.optimizer.found_inf = self._raised.float()  # type: ignore[attr-defined]
+            skip = self._raised if overflow is None else self._raised | overflow
+            self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         elif bad:
             raise Diverged(self.describe(0))
+        elif overflow is not None and overflow:
+            self.optimizer.zero_grad()  # a parameter without a gradient is passed over
 
     def check(self, losses: list[float]) -> None:
         """Look at the losses of the latest steps, oldest first, and at the flags that went up in them.

@@ -6,6 +6,7 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
+from utils.distributed import Agreement
 from utils.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,6 +22,7 @@ class InterruptHandler:
     def __init__(self) -> None:
         """Make a handler that has not been called yet."""
         self.received: int | None = None
+        self._agree = Agreement()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "InterruptHandler":
@@ -38,13 +40,14 @@ class InterruptHandler:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def check(self) -> None:
-        """Stop here if a signal has come.
+        """Stop here if a signal has come, to whichever process.
 
         Raises:
             Interrupted: it has.
         """
-        if self.received is not None:
-            raise Interrupted(self.received)
+        received = self._agree(self.received or 0)
+        if received:
+            raise Interrupted(received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
+
+from utils.distributed import gathered
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Meter:
         """Read what waits, in one transfer per quantity, into the totals.
 
         Returns:
-            The sums of "loss" of the steps that were waiting, oldest first.
+            The sums of "loss" of the steps that were waiting, oldest first; of several processes added up.
         """
         sums: dict[str, list[torch.Tensor]] = {}
         counts: dict[str, list[int | torch.Tensor]] = {}
@@ -69,17 +72,17 @@ class Meter:
             sums.setdefault(name, []).append(total)
             counts.setdefault(name, []).append(count)
         self._waiting.clear()
+        read = {name: (torch.stack(tensors).tolist(), _numbers(counts[name])) for name, tensors in sums.items()}
         losses: list[float] = []
-        for name, tensors in sums.items():
-            numbers = torch.stack(tensors).tolist()
-            if name == "loss":
-                losses = numbers
-            weights = _numbers(counts[name])
-            for totals in (self.epoch, self.window):
-                entry = totals.setdefault(name, [0.0, 0.0])
-                for number, weight in zip(numbers, weights, strict=True):
-                    entry[0] += number
-                    entry[1] += weight
+        for of_process in gathered(read):
+            for name, (numbers, weights) in of_process.items():
+                if name == "loss":
+                    losses = [a + b for a, b in zip_longest(losses, numbers, fillvalue=0.0)]
+                for totals in (self.epoch, self.window):
+                    entry = totals.setdefault(name, [0.0, 0.0])
+                    for number, weight in zip(numbers, weights, strict=True):
+                        entry[0] += number
+                        entry[1] += weight
         return losses
 
     def means(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ from logger.console import log
 from trainer.checkpoint import save_checkpoint
 from trainer.run_folder import CHECKPOINTS, set_aside
 from utils.config import Config
+from utils.distributed import Agreement, is_main, like, whole
 from utils.errors import RunFailed, UserError, disk_is_full
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class Saver:
         self.folder = run_dir / CHECKPOINTS
         self.settings = trainer.config.trainer
         self._saved_at = time.monotonic()
+        self._agree = Agreement()
+        if not is_main():
+            return
         for leftover in self.folder.glob("*.tmp"):
             leftover.unlink()
         self._warn_of_scarce_space()
@@ -45,7 +49,8 @@ class Saver:
         """Save within an epoch when enough steps or minutes have passed."""
         steps, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
         due = steps is not None and self.trainer.progress.step % steps == 0
-        due = due or (minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes)
+        if minutes is not None:
+            due = self._agree(time.monotonic() - self._saved_at >= 60 * minutes) > 0 or due
         if due:
             self.save(LAST)
 
@@ -75,7 +80,8 @@ class Saver:
             state = {name: to_cpu(part.state_dict(), name) for name, part in trainer.state.items()}
             state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
             paths = [self.folder / name for name in names]
-            save_checkpoint(state, paths, step=progress.step, finished=progress.finished)
+            if is_main():
+                save_checkpoint(state, paths, step=progress.step, finished=progress.finished)
         except OSError as error:
             reason = "the disk is full" if disk_is_full(error) else error.strerror or str(error)
             rest = "no checkpoint of this run has been written"
@@ -94,14 +100,20 @@ class Saver:
         """
         trainer = self.trainer
         refuse_changes(state["config"], trainer.config)
-        load_weights(trainer.model, state["model"])
+        load_weights(trainer.model, state.get("training_model", state["model"]))
+        if trainer.average:
+            trainer.average.load_state_dict(state["model"])
+        if trainer.parallel.sharded:
+            from trainer.sharding import divided_state
+
+            state = {**state, "optimizer": divided_state(trainer.optimizer, state["optimizer"])}
         # First the checkpoints, then the logs (in `state`): the other way round, a kill in between would leave
         # checkpoints whose logs are gone.
         step = state["progress"]["step"]
-        for moved in set_aside(self.run_dir, step):
+        for moved in set_aside(self.run_dir, step) if is_main() else []:
             log.info("%s is ahead of step %d: moved to %s", moved.name, step, moved.parent)
         for name, part in trainer.state.items():
-            if name != "model" and name in state:
+            if name not in ("model", "training_model") and name in state:
                 part.load_state_dict(state[name])
 
     def complete(self, file: Path) -> None:
@@ -112,6 +124,8 @@ class Saver:
         self._remove_old()
 
     def _remove_old(self) -> None:
+        if not is_main():
+            return
         regular = sorted(self.folder.glob("epoch_*.pth"), key=lambda path: (len(path.name), path.name))
         for old in regular[: -self.settings.keep_last or None]:
             old.unlink()
@@ -140,7 +154,7 @@ class Saver:
 
     def _warn_of_scarce_space(self) -> None:
         """Estimate what the checkpoints will take: weights, two numbers per weight in Adam, and one spare file."""
-        weights = sum(value.nbytes for value in self.trainer.model.state_dict().values())
+        weights = sum(parameter.nbytes for parameter in self.trainer.model.parameters())
         existing = sum(path.stat().st_size for path in self.folder.glob("*.pth"))
         needed = 3 * weights * (3 + self.settings.keep_last) - existing
         free = shutil.disk_usage(self.folder).free
@@ -159,7 +173,7 @@ def to_cpu(value: Any, place: str = "state") -> Any:
             when it is loaded.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
+        return whole(value.detach()).cpu()
     if isinstance(value, dict):
         result = copy.copy(value)  # of the same kind: a scheduler may keep a Counter
         for key, entry in value.items():
@@ -214,4 +228,4 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
     ]
     if problems:
         raise UserError("\n  ".join(["the checkpoint is of another model:", *problems]))
-    model.load_state_dict(weights)
+    model.load_state_dict({name: like(value, own[name]) for name, value in weights.items()})

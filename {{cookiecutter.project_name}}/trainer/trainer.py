@@ -1,6 +1,9 @@
 """The training loop."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from torch import nn
 from data_loaders.loader import Loader, Loaders
 from logger.build import build_observers
 from logger.console import progress_bar
+from trainer.averaging import WeightAverage
 from trainer.criterion import Criterion, Metrics
 from trainer.freezing import Freezing
 from trainer.guard import NonFiniteGuard
@@ -18,14 +22,18 @@ from trainer.memory import memory_explained
 from trainer.meter import Meter, Weighted
 from trainer.monitor import Monitor
 from trainer.optimization import Schedule, build_optimizer, clip_gradients
+from trainer.parallel import Parallel
 from trainer.parameter_groups import describe_groups, parameter_groups
+from trainer.precision import Precision
 from trainer.progress import Progress
 from trainer.saving import Saver
+from trainer.scaler import Scaler
 from trainer.stopwatch import Stopwatch
 from utils.config import Config
 from utils.device import all_finite, choose_device, move
+from utils.distributed import world_size
 from utils.errors import Interrupted
-from utils.seeding import RandomState, random_state_kept
+from utils.seeding import RandomStates, random_state_kept
 
 
 @dataclass
@@ -54,16 +62,20 @@ class Trainer:
         """
         self.config = config
         self.loaders = loaders
-        self.device = choose_device(config.trainer.device)
+        settings = config.trainer
+        self.device = choose_device(settings.device)
+        self.precision = Precision(settings, self.device)
+        self.parallel = Parallel(settings, self.device)
 
-        self.model = model.to(self.device)
+        self.model = self.parallel.prepare(model.to(self.device))
         self.loss = Criterion(config, self.device)
         self.metrics = Metrics(config, self.device)
         self.freezing = Freezing(config, self.model)
         self.optimizer = build_optimizer(config, parameter_groups(config, self.model, self.freezing))
         self.schedule = Schedule(config, self.optimizer)
+        self.scaler = Scaler(self.optimizer, self.device, settings.accumulate, self.precision.needs_scaling)
         self.progress = Progress()
-        self.monitor = Monitor(config.trainer.monitor, config.trainer.early_stop)
+        self.monitor = Monitor(settings.monitor, settings.early_stop)
         self.meter = Meter()
         self.stopwatch = Stopwatch()
         self.guard = NonFiniteGuard(self.optimizer, self.describe_step)
@@ -74,34 +86,53 @@ class Trainer:
             "model": self.model,
             "optimizer": self.optimizer,
             "lr_scheduler": self.schedule,
+            "scaler": self.scaler,
             "data": self.loaders.train,
             "progress": self.progress,
             "monitor": self.monitor,
             "meter": self.meter,
-            "random": RandomState(),
+            "random": RandomStates(),
         }
+        self.network = self.parallel.network(self.model)  # what is called in training: the model, or a wrapper of it
+        self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
+        if self.average:
+            self.state |= {"model": self.average, "training_model": self.model}
 
-    def train_step(self, batch: Any) -> StepResult:
+    def train_step(self, batch: Any) -> list[StepResult]:
         """Update the weights once.
 
         Override this for two optimizers, a distillation loss, batches that are dicts, and the like.
         """
-        inputs, targets = batch
+        results = []
         self.optimizer.zero_grad()
-        output = self.model(inputs)
-        losses = self.loss(output, targets)
-        loss = losses.mean()
-        loss.backward()
-        self.guard(loss)
+        for inputs, targets in self.pieces(batch):
+            with self.precision.autocast():
+                output = self.network(inputs)
+                losses = self.loss(output, targets)
+            loss = self.scaler.scale(losses)
+            loss.backward()
+            results.append(StepResult(losses, output, targets))
+        self.guard(self.scaler.unscale(), self.scaler.overflow)
         clip_gradients(self.model, self.config.trainer.clip_grad_norm)
         self.optimizer.step()
-        return StepResult(losses, output, targets)
+        return results
 
     def evaluation_step(self, batch: Any) -> StepResult:
         """Run the model on a batch without learning from it; override it together with `train_step`."""
         inputs, targets = batch
-        output = self.model(inputs)
-        return StepResult(self.loss(output, targets), output, targets)
+        with self.precision.autocast():
+            output = self.model(inputs)
+            losses = self.loss(output, targets)
+        return StepResult(losses, output, targets)
+
+    def pieces(self, batch: Any) -> Iterator[Any]:
+        """Divide a batch as `trainer.accumulate` says; by default, the one piece is the whole batch."""
+        share = self.loaders.train.share(self.progress.batch) if world_size() > 1 else None
+        return self.scaler.pieces(batch, share, partial(self.parallel.exchange_gradients, self.model))
+
+    def move(self, batch: Any) -> Any:
+        """Bring a batch to the model's device."""
+        return move(batch, self.device, self.config.trainer.channels_last)
 
     def open_run(self, run_dir: Path) -> None:
         """Give the run a folder, where observers and checkpoints write."""
@@ -135,11 +166,13 @@ class Trainer:
         loader, progress = self.loaders.train, self.progress
         self.freezing.set_epoch(progress.epoch)
         self.freezing.train_mode()
+        self.network = self.parallel.network(self.model)
         loader.set_position(progress.epoch, progress.batch)
         self.stopwatch.start()
         for batch in progress_bar(loader, len(loader), progress.batch, f"epoch {progress.epoch + 1}"):
-            result = self.train_step(move(batch, self.device))
-            self.count(self.meter, result)
+            results = self.train_step(self.move(batch))
+            if loader.share(progress.batch).own:
+                self.count(self.meter, *results)
             self.after_step()
         self.guard.check(self.meter.flush())
         self.stopwatch.stop()
@@ -149,6 +182,8 @@ class Trainer:
         progress = self.progress
         progress.step += 1
         progress.batch += 1
+        if self.average:
+            self.average.update(progress.step)
         self.schedule.after_step()
         if progress.step % self.config.trainer.log_every == 0:
             self.guard.check(self.meter.flush())
@@ -182,26 +217,28 @@ class Trainer:
         loader.set_position(0)
         for metric in self.metrics.collected.values():
             metric.reset()
-        with random_state_kept():
-            for batch in progress_bar(loader, len(loader), 0, split):
-                result = self.evaluation_step(move(batch, self.device))
-                self.count(meter, result)
-                self.metrics.collect(result.output, result.targets)
+        with random_state_kept(), self.average.applied() if self.average else nullcontext():
+            for number, batch in enumerate(progress_bar(loader, len(loader), 0, split)):
+                result = self.evaluation_step(self.move(batch))
+                if loader.share(number).own:
+                    self.count(meter, result)
+                    self.metrics.collect(self.precision.full(result.output), result.targets)
                 self.interrupt.check()
         values = meter.means()
         for name, metric in self.metrics.collected.items():
             values[name] = float(metric.compute())
         return {f"{split}_{name}": value for name, value in values.items()}
 
-    def count(self, meter: Meter, result: StepResult) -> None:
-        """Add a step's loss and metrics to a meter; nothing is read from the device yet."""
-        samples = len(result.targets)
-        meter.update("loss", result.losses, samples)
-        with torch.no_grad():
-            for name, values in self.metrics.values(result.output, result.targets).items():
-                meter.update(name, values, samples)
-        if meter is self.meter:
-            self.stopwatch.samples += samples
+    def count(self, meter: Meter, *results: StepResult) -> None:
+        """Add losses and metrics of a step to a meter; nothing is read from the device yet."""
+        for result in results:
+            samples = len(result.targets)
+            meter.update("loss", result.losses, samples)
+            with torch.no_grad():
+                for name, values in self.metrics.values(self.precision.full(result.output), result.targets).items():
+                    meter.update(name, values, samples)
+            if meter is self.meter:
+                self.stopwatch.samples += samples * world_size()
 
     def scalars(self, means: dict[str, float]) -> dict[str, float]:
         """Name what a log entry of training holds."""

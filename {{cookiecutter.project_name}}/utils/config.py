@@ -128,6 +128,32 @@ class TrainerSection(Section):
         default=None,
         description="Evaluations without improvement of monitor after which to stop; null never stops early.",
     )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="What several processes (torchrun) hold: ddp a copy of the model each, fsdp a share of it.",
+    )
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        default="fp32", description="Number format: fp32, tf32 (on GPUs), or 16 bits where they do, bf16 or fp16."
+    )
+    accumulate: PositiveInt = Field(
+        default=1,
+        description="Pieces in which a batch goes through the model, one after the other, to save memory; their "
+        "gradients add up to that of the whole batch.",
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Decay, as in 0.999, of a moving average of the weights that is evaluated and saved in their "
+        "place; null keeps none.",
+    )
+    compile: bool = Field(
+        default=False, description="Whether torch.compile makes the model faster, after a first step that takes long."
+    )
+    channels_last: bool = Field(
+        default=False, description="Whether images lie in memory channel by channel for each pixel, as GPUs like it."
+    )
+    deterministic: bool = Field(
+        default=False, description="Whether to refuse operations whose bits differ from run to run on a GPU."
+    )
     clip_grad_norm: PositiveFloat | None = Field(
         default=None, description="Scale gradients down to at most this total norm; null leaves them alone."
     )

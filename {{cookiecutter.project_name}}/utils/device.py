@@ -1,9 +1,11 @@
 """Where the tensors live."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from utils.distributed import local_rank, world_size
 from utils.errors import UserError
 
 
@@ -18,6 +20,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and world_size() > 1:
+        name = f"cuda:{local_rank()}"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = f"PyTorch sees {torch.cuda.device_count()} CUDA devices on this machine"
@@ -27,19 +31,38 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def move(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch to a device, through tuples, lists and dicts; the rest stays as it is.
+def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Any:
+    """Apply a function to the tensors of a batch, through tuples, lists and dicts; the rest stays as it is."""
+    if isinstance(batch, torch.Tensor):
+        return function(batch)
+    if isinstance(batch, dict):
+        return {key: map_tensors(function, value) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        values = [map_tensors(function, value) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    return batch
+
+
+def move(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
+    """Move the tensors of a batch to a device, and images `(n, channels, height, width)` to a memory format.
 
     The copy does not wait where the host's memory is pinned, so that it overlaps with computing.
     """
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        if channels_last and tensor.ndim == 4:
+            return tensor.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return tensor.to(device, non_blocking=True)
+
+    return map_tensors(moved, batch)
+
+
+def number_of_samples(batch: Any) -> int:
+    """Return the length of a batch's first tensor."""
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: move(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        values = [move(value, device) for value in batch]
-        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-    return batch
+        return len(batch)
+    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return next((number_of_samples(value) for value in values), 0)
 
 
 def all_finite(batch: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.distributed import gathered, rank
+
 
 def seed_everything(seed: int) -> None:
     """Seed torch (every device), NumPy and Python, and let cuDNN pick algorithms that repeat their bits."""
@@ -53,6 +55,21 @@ class RandomState:
                 torch.cuda.set_rng_state(device_state.cpu(), device)
         if "mps" in state and torch.backends.mps.is_available():
             torch.mps.set_rng_state(state["mps"].cpu())
+
+
+class RandomStates(RandomState):
+    """The state of the generators of all processes; each has its own, so that no two drop out the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Read the state of the main process, and under `others` of the others."""
+        state, *others = gathered(super().state_dict())
+        return {**state, "others": others} if others else state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Write this process's state; a process that is new keeps the state that it started with."""
+        states = [state, *state.get("others", [])]
+        if rank() < len(states):
+            super().load_state_dict(states[rank()])
 
 
 @contextmanager

@@ -1,0 +1,120 @@
+"""Processes that train together: which one this is, and what they tell one another.
+
+`torchrun` starts them and says in the environment who is who. Without it there is one process, every function here
+answers at once, and `torch.distributed` is not touched.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Return the number of this process, counted from 0 over all machines."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Return the number of this process on its machine, and so of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and speaks for all."""
+    return rank() == 0
+
+
+def was_restarted() -> bool:
+    """Whether `torchrun --max-restarts` has started the processes anew, after one of them had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Connect the processes, if there are several: through gloo on the CPU, and NCCL between GPUs."""
+    if world_size() == 1:
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def from_main(value: T) -> T:
+    """Return the main process's value on all of them."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
+
+
+def gathered(value: T) -> list[T]:
+    """Return the values of all processes, by rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Add a tensor up over all processes, in place."""
+    if world_size() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that is divided among the processes in one piece, on all of them; others as they are."""
+    full: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
+def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Divide a whole tensor among the processes as `other` is, if it is."""
+    if not hasattr(other, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(other, DTensor)
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+
+
+class Agreement:
+    """The largest number that any process names, known to all of them one call later.
+
+    The lag is what makes it free: the question of one step travels while the next one is computed.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a question."""
+        self._pending: tuple[torch.Tensor, Any] | None = None
+
+    def __call__(self, number: int) -> int:
+        """Name a number, and return the largest of those that were named in the call before (0 in the first one)."""
+        if world_size() == 1:
+            return number
+        previous, tensor = self._pending, torch.tensor([number])
+        self._pending = tensor, distributed.all_reduce(tensor, distributed.ReduceOp.MAX, async_op=True)
+        if previous is None:
+            return 0
+        previous[1].wait()
+        return int(previous[0])
