@@ -60,7 +60,7 @@ def main() -> int:
     if arguments.keys:
         from utils.config_help import describe
 
-        print(describe())
+        print(describe(), flush=True)
         return 0
     config = load_config(arguments.config, arguments.words) if arguments.config else None
     if config and arguments.check:

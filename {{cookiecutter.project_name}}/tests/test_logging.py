@@ -1,6 +1,9 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard events, train.log, and its config and environment."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +153,14 @@ def test_messages_go_to_standard_output_and_the_bar_stays_silent_there(capsys: p
     log.info("a message")
     log.handlers = handlers
     assert capsys.readouterr() == ("a message\n", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is reported in another way there")
+def test_a_reader_that_has_left_ends_a_command_without_a_traceback() -> None:
+    code = "import sys; from utils.errors import run; sys.exit(run(lambda: print('x' * 100_000, flush=True) or 0))"
+    root = Path(__file__).parents[1]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
