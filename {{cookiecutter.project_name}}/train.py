@@ -104,7 +104,8 @@ def train(trainer: Trainer, headline: str) -> int:
     """Train to the end, and say what to do next."""
     run_dir = trainer.saver.run_dir
     set_up_logging(run_dir / "train.log")
-    text = trainer.config.model_dump_json(by_alias=True, indent=2)
+    # The path of the schema is one from the config that a person wrote; from here it would lead nowhere.
+    text = trainer.config.model_dump_json(by_alias=True, indent=2, exclude={"schema_"})
     (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
     record_environment(run_dir, trainer.device, trainer.config.seed)
     log.info(headline)
