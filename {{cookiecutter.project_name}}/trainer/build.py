@@ -17,10 +17,15 @@ def build_trainer(config: Config) -> Trainer:
     """
     seed_everything(config.seed)
     loaders: Loaders = build("data_loader", config.data_loader, seed=config.seed)
-    problems = check_against_data(config, len(loaders.train), len(loaders.train.dataset))
+    problems = _empty(loaders) or check_against_data(config, len(loaders.train), len(loaders.train.dataset))
     if problems:
         raise ConfigError(problems)
     seed_everything(config.seed)  # again: building the data may have drawn, if only by importing a library
     model = build("model", config.model)
     trainer: Trainer = find("trainer", config.trainer.type)(config, model, loaders)
     return trainer
+
+
+def _empty(loaders: Loaders) -> list[str]:
+    sizes = {"training": len(loaders.train.dataset), "validation": len(loaders.valid.dataset)}
+    return [f"data_loader: there are no samples for {split}" for split, size in sizes.items() if size == 0]
