@@ -111,3 +111,26 @@ def test_a_finished_run_can_be_trained_longer(tiny: Callable[..., Trainer]) -> N
     short = tiny(trainer={"epochs": 2})
     short.train()
     assert result(go_on(short.saver.run_dir, tiny(trainer={"epochs": 3}))) == result(whole)
+
+
+def test_a_best_value_without_a_checkpoint_is_pointed_out(
+    tiny: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("trainer.saving.log.warning", lambda text, *values: said.append(text % values))
+    values = iter([2.0, 3.0, 1.0])
+    trainer = tiny(trainer={"keep_last": 3})
+    trainer.evaluate = lambda loader, split: {"val_loss": next(values)}  # type: ignore[method-assign]
+    trainer.train()
+    folder = trainer.saver.folder
+    for epoch, expected in [(3, 0), (2, 1), (1, 1)]:  # the newest is the best, the next is not, the one before is again
+        again = tiny(trainer={"keep_last": 3})
+        again.open_run(trainer.saver.run_dir)
+        file, state = find_checkpoint(folder / f"epoch_{epoch:04d}.pth")
+        again.saver.restore(state)
+        again.saver.complete(file)
+        assert len(said) == expected
+        assert (folder / "best.pth").exists() == (epoch != 2)
+    assert said == [
+        "there will be no best.pth before val_loss is better than the 2 of epoch 1, of which there is no checkpoint"
+    ]
