@@ -61,7 +61,7 @@ class Trainer:
         self.metrics = Metrics(config, self.device)
         self.freezing = Freezing(config, self.model)
         self.optimizer = build_optimizer(config, parameter_groups(config, self.model, self.freezing))
-        self.schedule = Schedule(config, self.optimizer)
+        self.schedule = Schedule(config, self.optimizer, len(loaders.train))
         self.progress = Progress()
         self.monitor = Monitor(config.trainer.monitor, config.trainer.early_stop)
         self.meter = Meter()

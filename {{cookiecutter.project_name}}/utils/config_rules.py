@@ -108,7 +108,8 @@ def _schedule(config: Config, length: int, unit: str) -> Iterator[Problem]:
         last = _largest(value)
         limit = length if name in ENDS else length - 1
         if last is not None and last > limit:
-            text = f"found {shown(value)}, never reached in {length} {unit}; should be at most {limit}"
+            more = ", or left out to be just that" if name == "T_max" else ""
+            text = f"found {shown(value)}, never reached in {length} {unit}; should be at most {limit}{more}"
             yield Problem(("lr_scheduler", "args", name), text)
     if config.lr_scheduler.type == "OneCycleLR":
         # It ends the run with an exception if it is too short.
