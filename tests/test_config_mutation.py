@@ -39,13 +39,13 @@ EXAMPLES: dict[str, Any] = {
     "trainer.save_every_steps": 100,
     "trainer.save_every_minutes": 10.0,
     "optimizer.groups": [{"params": ["head.*"], "lr": 0.1, "weight_decay": 0.5}],
+    "lr_scheduler.args": {"T_max": 20},
     "freeze": ["features.*", "!features.0"],
     "unfreeze": [{"epoch": 2, "modules": ["features.*"], "lr": 0.1}],
     "init_weights": [{"type": "kaiming_normal_", "args": {"a": 0.1}, "params": ["head.*.weight"]}],
     "init_from": {"path": "saved/other", "rename": {"backbone.": "features."}, "skip": ["head.*"]},
     "loggers": {"tensorboard": True, "plots": {}},
 }
-REQUIRED_ARGS = {"T_max"}
 # Arguments that may be null, and lists and mappings of text.
 NULLABLE_ARGS = {"classes", "samples_per_class"}
 TEXTS = {"freeze", "params", "modules", "skip", "rename"}
@@ -157,9 +157,9 @@ def moved(data: dict[str, Any]) -> Iterator[Mutant]:
 
 
 def removed(data: dict[str, Any]) -> Iterator[Mutant]:
-    for key, path, _ in named(data):
+    for _, path, _ in named(data):
         field = field_of(path)
-        if (field and field.is_required()) or key in REQUIRED_ARGS:
+        if field and field.is_required():
             yield Mutant("removed", without(data, path), (path,))
 
 

@@ -28,7 +28,6 @@ FINETUNE = [
     *SHORT,
     "data_loader.args.samples_per_class=4",
     "unfreeze=[{epoch: 3, modules: [features.*], lr: 0.0003}]",
-    "lr_scheduler.args.T_max=4",
     "trainer.epochs=4",
     "trainer.save_every_steps=1",
     "trainer.keep_last=4",

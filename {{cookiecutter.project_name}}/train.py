@@ -61,7 +61,7 @@ def main() -> int:
     if arguments.keys:
         from utils.config_help import describe
 
-        print(describe())
+        print(describe(), flush=True)
         return 0
     config = load_config(arguments.config, arguments.words) if arguments.config else None
     with process_group():
@@ -124,7 +124,8 @@ def train(trainer: Trainer, headline: str) -> int:
 def record(trainer: Trainer, run_dir: Path) -> None:
     """Write down in the run's folder what is trained, and where."""
     set_up_logging(run_dir / "train.log")
-    text = trainer.config.model_dump_json(by_alias=True, indent=2)
+    # The path of the schema is one from the config that a person wrote; from here it would lead nowhere.
+    text = trainer.config.model_dump_json(by_alias=True, indent=2, exclude={"schema_"})
     (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
     record_environment(run_dir, trainer.device, trainer.config.seed)
 

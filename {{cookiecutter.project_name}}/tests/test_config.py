@@ -111,10 +111,29 @@ def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
         ("model.type=os.system", "no file model/os.py"),
         ("loggers.carrier_pigeon=true", "no logger in logger/carrier_pigeon.py"),
         ("data_loader.args.seed=1", "cannot be set"),
+        (
+            "optimizer={type: Rprop, groups: [{params: ['*'], lr: 0.1, weight_decay: 0.1}]}",
+            "optimizer.groups.0.weight_decay: found 0.1, but Rprop has no weight decay",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused(tmp_path: Path, word: str, message: str) -> None:
     assert message in problems_of(tmp_path, "{}", word)
+
+
+@pytest.mark.parametrize(
+    ("type_", "hint"),
+    [
+        ("trainr.Trainer", "; did you mean `trainer.Trainer`?"),
+        ("trainer.Trainner", "; did you mean `trainer.Trainer`?"),
+        ("os.Trainer", ""),
+        ("trainer.system", ""),
+    ],
+)
+def test_a_hint_is_given_only_where_a_name_is_close(type_: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        find("trainer", type_)
+    assert str(error.value).partition("; did you mean")[1:] == hint.partition("; did you mean")[1:]
 
 
 def test_a_logger_that_is_off_need_not_be_there() -> None:

@@ -225,7 +225,9 @@ def test_nothing_is_computed_backwards_below_the_lowest_layer_that_is_trained(
     counts: Counter[str] = Counter()
     for number in (0, 1, 4, 5):
         layer = trainer.model.get_submodule(f"features.{number}")
-        layer.register_forward_hook(lambda _m, _i, out, name=number: Identity.apply(counts, name, out))  # type: ignore[no-untyped-call]
+        layer.register_forward_hook(
+            lambda _m, _i, out, name=number: Identity.apply(counts, name, out)  # type: ignore[no-untyped-call,unused-ignore]
+        )
     trainer.train()
     assert counts == dict.fromkeys(passed, 5)
 

@@ -10,8 +10,11 @@ import torch
 from torch.utils.data import Dataset
 
 from data_loaders.dataset import InMemoryDataset
-from data_loaders.loader import Loader
+from data_loaders.loader import Loader, Loaders
 from data_loaders.randomness import uniform
+from trainer.build import build_trainer
+from utils.config import Config
+from utils.errors import ConfigError
 
 Batches = list[list[torch.Tensor]]
 
@@ -180,3 +183,12 @@ def test_random_numbers_are_uniform_and_each_has_its_own() -> None:
     counts, _ = np.histogram(numbers, bins=10, range=(0, 1))
     assert abs(counts - 2000).max() < 210  # five standard deviations
     assert abs(np.corrcoef(numbers.T) - np.eye(4)).max() < 0.07
+
+
+@pytest.mark.parametrize("empty", ["training", "validation"])
+def test_a_split_without_samples_is_named(config: Config, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    sizes = {split: 0 if split == empty else 100 for split in ("training", "validation", "test")}
+    loaders = Loaders(*(Loader(InMemoryDataset(torch.zeros(size, 1)), 8, seed=1) for size in sizes.values()))
+    monkeypatch.setattr("trainer.build.build", lambda *_args, **_named: loaders)
+    with pytest.raises(ConfigError, match=f"data_loader: there are no samples for {empty}"):
+        build_trainer(config)

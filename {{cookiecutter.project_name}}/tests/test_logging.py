@@ -1,16 +1,22 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard events, train.log, and its config and environment."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from logger.console import log, progress_bar, set_up_logging
 from logger.metrics_file import MetricsFile
 from logger.observer import Observer, Observers
 from trainer.trainer import Trainer
+from utils import environment
 from utils.config_files import load_config
 
 
@@ -87,10 +93,24 @@ def test_the_log_file_tells_the_story_with_the_time(finished_run: Path) -> None:
 def test_the_run_keeps_its_config_and_what_it_ran_on(finished_run: Path) -> None:
     config = load_config([finished_run / "config.json"])
     assert config.trainer.epochs == 2
+    assert "$schema" not in (finished_run / "config.json").read_text(encoding="utf-8")
     (start,) = json.loads((finished_run / "environment.json").read_text(encoding="utf-8"))
     assert start["command"][1].endswith("train.py")
     assert start["packages"]["torch"]
     assert start["seed"] == config.seed
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_a_new_file_that_git_does_not_know_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "utils").mkdir()
+    for name in (".gitignore", "new model.py", "ignored.py", "utils/file.py"):
+        (tmp_path / name).write_text("ignored.py\n")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "utils" / "environment.py"))
+    git = environment.describe_environment(torch.device("cpu"), 1)["git"]
+    assert git == {"commit": None, "diff": None, "untracked": [".gitignore", "new model.py", "utils/"]}
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / ".git" / "x.py"))
+    assert environment.describe_environment(torch.device("cpu"), 1)["git"]["untracked"] is None
 
 
 @pytest.mark.parametrize("file", ["metrics.jsonl", "events.out.tfevents.x"])
@@ -150,3 +170,14 @@ def test_messages_go_to_standard_output_and_the_bar_stays_silent_there(capsys: p
     log.info("a message")
     log.handlers = handlers
     assert capsys.readouterr() == ("a message\n", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is reported in another way there")
+def test_a_reader_that_has_left_ends_a_command_without_a_traceback() -> None:
+    code = "import sys; from utils.errors import run; sys.exit(run(lambda: print('x' * 100_000, flush=True) or 0))"
+    root = Path(__file__).parents[1]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")

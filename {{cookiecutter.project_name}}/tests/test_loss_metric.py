@@ -137,6 +137,17 @@ def test_what_does_not_fit_is_explained(config: Config, output: object, wanted: 
         Criterion(config, torch.device("cpu"))(output, wanted)
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("loss", ["MSELoss", "BCEWithLogitsLoss"])
+def test_a_loss_of_torch_that_wants_other_targets_is_explained(
+    config: Config, loss: str, scores: torch.Tensor, targets: torch.Tensor
+) -> None:
+    config.loss = Component(type=loss)
+    message = rf"loss {loss}: .* output has shape .*{scores.dtype} and {targets.dtype}"
+    with pytest.raises(UserError, match=message):
+        Criterion(config, torch.device("cpu"))(scores, targets)
+
+
 def test_what_fits_needs_no_explanation(scores: torch.Tensor, targets: torch.Tensor) -> None:
     assert explain_misfit(scores, targets) is None
     assert explain_misfit(scores, scores) is None

@@ -114,3 +114,59 @@ def test_a_finished_run_can_be_trained_longer(tiny: Callable[..., Trainer]) -> N
     short = tiny(trainer={"epochs": 2})
     short.train()
     assert result(go_on(short.saver.run_dir, tiny(trainer={"epochs": 3}))) == result(whole)
+
+
+@pytest.mark.filterwarnings("error")  # torch takes a resumed optimizer for one that has taken no step
+@pytest.mark.parametrize(
+    ("type_", "interval", "args", "length"),
+    [("CosineAnnealingLR", "epoch", {}, {"T_max": 2}), ("OneCycleLR", "step", {"max_lr": 0.1}, {"total_steps": 10})],
+)
+def test_a_schedule_is_as_long_as_its_run_and_begins_again_for_what_is_added(
+    tiny: Callable[..., Trainer], type_: str, interval: str, args: dict[str, Any], length: dict[str, int]
+) -> None:
+    def make(epochs: int, **more: int) -> Trainer:
+        scheduler = {"type": type_, "interval": interval, "args": args | more}
+        return tiny(**{**CHANGES, "lr_scheduler": scheduler, "trainer": {"epochs": epochs, "save_every_steps": 1}})
+
+    given = make(2, **length)
+    given.train()
+    left_out = make(2)
+    left_out.train()
+    assert plain(left_out.model.state_dict()) == plain(given.model.state_dict())
+    rates = [line["lr"] for line in result(given)["metrics"]]
+    whole = result(go_on(left_out.saver.run_dir, make(4)))
+    assert [line["lr"] for line in whole["metrics"]] == pytest.approx(2 * rates)
+
+    # Cut off before its end, made longer, and cut off again in what was added.
+    trainer = make(2)
+    trainer.evaluate = lambda loader, split: cut_the_power()  # type: ignore[assignment,method-assign,return-value,unused-ignore]
+    with pytest.raises(PowerCut):
+        trainer.train()
+    again = make(4)
+    before_step(again, 18, cut_the_power)
+    with pytest.raises(PowerCut):
+        go_on(trainer.saver.run_dir, again)
+    assert result(go_on(trainer.saver.run_dir, make(4))) == whole
+
+
+def test_a_best_value_without_a_checkpoint_is_pointed_out(
+    tiny: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("trainer.saving.log.warning", lambda text, *values: said.append(text % values))
+    values = iter([2.0, 3.0, 1.0])
+    trainer = tiny(trainer={"keep_last": 3})
+    trainer.evaluate = lambda loader, split: {"val_loss": next(values)}  # type: ignore[method-assign]
+    trainer.train()
+    folder = trainer.saver.folder
+    for epoch, expected in [(3, 0), (2, 1), (1, 1)]:  # the newest is the best, the next is not, the one before is again
+        again = tiny(trainer={"keep_last": 3})
+        again.open_run(trainer.saver.run_dir)
+        file, state = find_checkpoint(folder / f"epoch_{epoch:04d}.pth")
+        again.saver.restore(state)
+        again.saver.complete(file)
+        assert len(said) == expected
+        assert (folder / "best.pth").exists() == (epoch != 2)
+    assert said == [
+        "there will be no best.pth before val_loss is better than the 2 of epoch 1, of which there is no checkpoint"
+    ]

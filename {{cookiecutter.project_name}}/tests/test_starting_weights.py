@@ -298,10 +298,10 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     trace, file = tmp_path / "trace", tmp_path / "weights.pth"
     for content in (Malice(trace), {"state_dict": trained() | {"x": Malice(trace)}}):
         torch.save(content, file)
-        with pytest.raises(UserError, match="refused, since loading it could run code"):
+        with pytest.raises(UserError, match="refused: to load it would mean to run code"):
             load(file, Net())
         file.write_bytes(pickle.dumps(content, protocol=2))
-        with pytest.raises(UserError, match="refused, since loading it could run code"):
+        with pytest.raises(UserError, match="refused: to load it would mean to run code"):
             load(file, Net())
     torch.save(Net(), file)
     with pytest.raises(UserError, match=r"refused.* save its state_dict alone"):
@@ -316,6 +316,8 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     [
         ("empty.pth", b"", "neither a checkpoint nor a file of torch.save"),
         ("text.pth", b"hello world", "neither a checkpoint nor a file of torch.save"),
+        ("text.pth", b"name: digits\nseed: 42\n", "neither a checkpoint nor a file of torch.save"),
+        ("cut.pth", b"\x80", r"cut\.pth: cannot be read as a checkpoint"),
         ("text.safetensors", b"hello world", "cannot be read as safetensors"),
         ("list.pth", [torch.zeros(2)], "holds a list, not weights by name"),
         ("numbers.pth", {"a": 1, "b": {"c": torch.zeros(1)}}, r"holds no weights: its keys are \['a', 'b'\]"),
@@ -350,4 +352,7 @@ def test_a_damaged_checkpoint_is_refused(runs: Path) -> None:
     content[place] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match="damaged: its bytes are not those that were written"):
+        load(file, Net())
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged: its end is missing"):
         load(file, Net())

@@ -28,7 +28,7 @@ def build_trainer(config: Config, starting_weights: bool = False) -> Trainer:
     """
     seed_everything(config.seed)
     loaders: Loaders = build("data_loader", config.data_loader, seed=config.seed)
-    problems = check_against_data(config, len(loaders.train), loaders.train.num_samples)
+    problems = _empty(loaders) or check_against_data(config, len(loaders.train), loaders.train.num_samples)
     if problems:
         raise ConfigError(problems)
     seed_everything(config.seed)  # again: building the data may have drawn, if only by importing a library
@@ -42,6 +42,11 @@ def build_trainer(config: Config, starting_weights: bool = False) -> Trainer:
         seed_everything(hash_counter(config.seed, rank()))  # the same weights everywhere, but not the same dropout
     trainer: Trainer = find("trainer", config.trainer.type)(config, model, loaders)
     return trainer
+
+
+def _empty(loaders: Loaders) -> list[str]:
+    sizes = {"training": loaders.train.num_samples, "validation": loaders.valid.num_samples}
+    return [f"data_loader: there are no samples for {split}" for split, size in sizes.items() if size == 0]
 
 
 def give_statistics(model: nn.Module, statistics: dict[str, torch.Tensor], name: str) -> None:

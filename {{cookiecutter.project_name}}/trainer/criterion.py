@@ -8,6 +8,7 @@ import torch
 from trainer.meter import Weighted
 from utils.config import Config
 from utils.errors import UserError
+from utils.libraries import from_library
 from utils.registry import build, metric_name
 
 Measure = Callable[[Any, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
@@ -34,14 +35,17 @@ class Criterion:
         try:
             return _weighted(self.function(output, targets))
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
-            found = explain_misfit(output, targets)
+            found = explain_misfit(output, targets, certain=from_library(type(self.function)))
             if found is None:
                 raise
             raise UserError(f"loss {self.name}: {found} ({error})") from error
 
 
-def explain_misfit(output: Any, targets: Any) -> str | None:
-    """Say what about the shapes or labels is likely to be wrong; None when nothing is to be seen."""
+def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str | None:
+    """Say what about the shapes or labels is likely to be wrong; None when nothing is to be seen.
+
+    A loss of torch has no bug of its own to show: where it is `certain` that they do not fit, the answer is never None.
+    """
     if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)):
         return f"the model returns {_describe(output)} and the targets are {_describe(targets)}"
     shapes = f"the model's output has shape {tuple(output.shape)}, the targets {tuple(targets.shape)}"
@@ -52,8 +56,9 @@ def explain_misfit(output: Any, targets: Any) -> str | None:
         low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         if low < 0 or high >= classes:
             return f"labels run from {low} to {high}, and the model tells {classes} classes apart (0 to {classes - 1})"
-        return None
-    if output.shape != targets.shape or targets.dtype != output.dtype:
+        if not certain:
+            return None
+    if certain or output.shape != targets.shape or targets.dtype != output.dtype:
         return f"{shapes}; their types are {output.dtype} and {targets.dtype}"
     return None
 

@@ -118,10 +118,15 @@ class Saver:
 
     def complete(self, file: Path) -> None:
         """Bring a save to its end that a kill may have cut short; the run was just restored from its `file`."""
-        progress = self.trainer.progress
+        progress, monitor = self.trainer.progress, self.trainer.monitor
         if file.name != LAST and progress.batch == 0:  # last.pth is the last to be written
-            self.after_epoch(is_best=self.trainer.monitor.best_epoch == progress.epoch)
+            self.after_epoch(is_best=monitor.best_epoch == progress.epoch)
         self._remove_old()
+        if monitor.best is not None and not (self.folder / BEST).exists():
+            log.warning(
+                "there will be no %s before %s is better than the %.4g of epoch %d, of which there is no checkpoint",
+                BEST, monitor.metric, monitor.best, monitor.best_epoch,
+            )  # fmt: skip
 
     def _remove_old(self) -> None:
         if not is_main():

@@ -4,7 +4,7 @@ Starting from weights is not resuming: the run begins in epoch 0, with a fresh o
 """
 
 import pickle
-import re
+import zipfile
 from collections import Counter
 from collections.abc import Container
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from logger.console import log
-from trainer.checkpoint import DamagedCheckpoint, load_checkpoint, read_header
+from trainer.checkpoint import DamagedCheckpoint, explain_refusal, load_checkpoint, read_header
 from trainer.run_folder import CHECKPOINTS, checkpoints_of, find_checkpoint
 from utils.config import Config, InitFrom, InitWeights
 from utils.errors import ConfigError, UserError
@@ -137,6 +137,8 @@ def _file_of(path: Path) -> Path:
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     try:
+        with open(path, "rb") as file:
+            start = file.read(2)
         read_header(path)
     except DamagedCheckpoint:
         pass  # not a checkpoint of this project: a file of another program, perhaps
@@ -144,17 +146,15 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise UserError(f"init_from.path: {path} cannot be read: {error.strerror or error}") from None
     else:
         return load_checkpoint(path)
+    if start != b"PK" and start[:1] != pickle.PROTO:
+        raise UserError(f"init_from.path: {path} is neither a checkpoint nor a file of torch.save")
+    if start == b"PK" and not zipfile.is_zipfile(path):
+        raise UserError(f"init_from.path: {path} is damaged: its end is missing")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"`{culprit[1]}`" if culprit else "more than tensors and plain types"
-        raise UserError(
-            f"init_from.path: {path} was refused, since loading it could run code: it holds {what}; "
-            "where it comes from, save its state_dict alone"
-        ) from None
-    except Exception:  # the file may hold anything, so reading it may raise anything
-        raise UserError(f"init_from.path: {path} is neither a checkpoint nor a file of torch.save") from None
+    except Exception as error:  # the file may hold anything, so reading it may raise anything
+        advice = "; where it comes from, save its state_dict alone" if isinstance(error, pickle.UnpicklingError) else ""
+        raise UserError(f"init_from.path: {path}: {explain_refusal(error)}{advice}") from None
     if not isinstance(content, dict):
         raise UserError(f"init_from.path: {path} holds a {type(content).__name__}, not weights by name")
     return content

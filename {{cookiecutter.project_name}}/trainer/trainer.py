@@ -72,7 +72,7 @@ class Trainer:
         self.metrics = Metrics(config, self.device)
         self.freezing = Freezing(config, self.model)
         self.optimizer = build_optimizer(config, parameter_groups(config, self.model, self.freezing))
-        self.schedule = Schedule(config, self.optimizer)
+        self.schedule = Schedule(config, self.optimizer, len(loaders.train))
         self.scaler = Scaler(self.optimizer, self.device, settings.accumulate, self.precision.needs_scaling)
         self.progress = Progress()
         self.monitor = Monitor(settings.monitor, settings.early_stop)

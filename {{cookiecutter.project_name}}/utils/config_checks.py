@@ -13,7 +13,7 @@ from utils.config_problems import Problem, existing, structure_problems
 from utils.config_rules import broken_rules
 from utils.config_yaml import KeyPath
 from utils.errors import ConfigError
-from utils.libraries import from_library
+from utils.libraries import from_library, length_argument
 
 # Arguments of schedulers that may have a value for each parameter group.
 PER_GROUP = ("max_lr", "base_lr", "min_lr", "max_momentum", "base_momentum")
@@ -74,9 +74,12 @@ def _use_problems(use: _Use, data: dict[str, Any], trial: bool) -> list[Problem]
         return []  # its arguments are not the config's business
     library = from_library(target)
     injected = registry.injected_names(use.section, target)
-    problems = check_args(target, use.component.args, injected, RANGES if library else None)
+    args = use.component.args
+    if length := length_argument(target, args):
+        args = {**args, length: 100}
+    problems = check_args(target, args, injected, RANGES if library else None)
     if trial and library and not problems:
-        problems = try_out(target, use.component.args, **_stand_ins(use, data))
+        problems = try_out(target, args, **_stand_ins(use, data))
     return [Problem((*use.args_path, *path), text) for path, text in problems]
 
 

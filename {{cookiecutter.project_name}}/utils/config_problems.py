@@ -36,10 +36,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Ask whether the closest of `names` was meant, to end a message with; empty if none is close."""
+def nearest(name: str, names: Iterable[str], before: str = "", after: str = "") -> str:
+    """Ask whether the closest of `names` was meant, to end a message with; empty if none is close.
+
+    `before` and `after` are written around the name, but not compared.
+    """
     close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    return f"; did you mean `{before}{close[0]}{after}`?" if close else ""
 
 
 def unknown(what: str, name: str, allowed: Iterable[str], more: str = "") -> str:

@@ -21,6 +21,7 @@ def broken_rules(config: Config) -> Iterator[Problem]:
     yield from _metric_names(config)
     yield from _monitor(config)
     yield from _plateau(config)
+    yield from _weight_decay(config)
     yield from _unfreeze(config)
     if config.lr_scheduler and config.lr_scheduler.interval == "epoch":
         yield from _schedule(config, config.trainer.epochs, "epochs")
@@ -76,6 +77,20 @@ def _plateau(config: Config) -> Iterator[Problem]:
         yield Problem(("lr_scheduler", "args", "mode"), text)
 
 
+def _weight_decay(config: Config) -> Iterator[Problem]:
+    """Torch keeps an option of a group that the optimizer does not know, and nothing ever reads it."""
+    try:
+        known = inspect.signature(registry.find("optimizer", config.optimizer.type)).parameters.values()
+    except ConfigError:
+        return
+    if any(parameter.name == "weight_decay" or parameter.kind == parameter.VAR_KEYWORD for parameter in known):
+        return
+    for number, group in enumerate(config.optimizer.groups):
+        if group.weight_decay is not None:
+            text = f"found {group.weight_decay:g}, but {config.optimizer.type} has no weight decay"
+            yield Problem(("optimizer", "groups", number, "weight_decay"), text)
+
+
 def _unfreeze(config: Config) -> Iterator[Problem]:
     epochs = config.trainer.epochs
     for number, thaw in enumerate(config.unfreeze):
@@ -93,7 +108,8 @@ def _schedule(config: Config, length: int, unit: str) -> Iterator[Problem]:
         last = _largest(value)
         limit = length if name in ENDS else length - 1
         if last is not None and last > limit:
-            text = f"found {shown(value)}, never reached in {length} {unit}; should be at most {limit}"
+            more = ", or left out to be just that" if name == "T_max" else ""
+            text = f"found {shown(value)}, never reached in {length} {unit}; should be at most {limit}{more}"
             yield Problem(("lr_scheduler", "args", name), text)
     if config.lr_scheduler.type == "OneCycleLR":
         # It ends the run with an exception if it is too short.

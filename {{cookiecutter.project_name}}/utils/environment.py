@@ -26,7 +26,10 @@ def record_environment(run_dir: Path, device: torch.device, seed: int) -> None:
 
 
 def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
-    """Collect versions, hardware, command line, seed, and the git commit with its uncommitted changes."""
+    """Collect versions, hardware, command line, seed, and the git commit with its uncommitted changes.
+
+    Files that git does not know are listed by name alone.
+    """
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [Path(sys.executable).name, *sys.argv],
@@ -37,7 +40,7 @@ def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "git": {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD")},
+        "git": {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD"), "untracked": _untracked()},
     }
 
 
@@ -46,6 +49,11 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _untracked() -> list[str] | None:
+    names = _git("ls-files", "-z", "--others", "--exclude-standard", "--directory", "--full-name", ":/")
+    return None if names is None else [name for name in names.split("\0") if name]
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,6 +1,7 @@
 """The ways in which a run may end early, and the exit code of each."""
 
 import errno
+import os
 import signal
 import sys
 import threading
@@ -48,6 +49,16 @@ def _report_from_thread(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
+def _nobody_listens() -> bool:
+    """Whether standard output is a pipe that its reader has closed, as `head` does; what is left for it is dropped."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        return True
+    return False
+
+
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit code of the process.
 
@@ -69,6 +80,10 @@ def run(main: Callable[[], int]) -> int:
         code, message = 130, "stopped"
     except Interrupted as error:
         code, message = 128 + error.signum, str(error)
+    except BrokenPipeError:
+        if not _nobody_listens():
+            raise
+        return 141  # 128 + SIGPIPE, as a shell reports it
     except OSError as error:
         if not disk_is_full(error):
             raise

@@ -2,11 +2,14 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # What these need (a closure, functions, other schedulers) cannot stand in a config.
 UNUSABLE = {"LBFGS", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"}
+
+# Schedulers with an end, and the arguments that say when; without any of them the first one is the run's length.
+LENGTHS = {"CosineAnnealingLR": ("T_max",), "OneCycleLR": ("total_steps", "epochs", "steps_per_epoch")}
 
 
 def library(section: str) -> tuple[str, dict[str, Callable[..., Any]]]:
@@ -32,6 +35,12 @@ def library(section: str) -> tuple[str, dict[str, Callable[..., Any]]]:
 
     tasks = _subclasses(torchmetrics.classification, torchmetrics.Metric)  # MulticlassF1Score and its like
     return "torchmetrics", tasks | _subclasses(torchmetrics, torchmetrics.Metric)
+
+
+def length_argument(target: Callable[..., Any], args: Mapping[str, Any]) -> str | None:
+    """Return the argument of a scheduler that the run's length is given to; None where `args` say the length."""
+    names = LENGTHS.get(target.__name__, ()) if from_library(target) else ()
+    return names[0] if names and not any(name in args for name in names) else None
 
 
 def from_library(target: Callable[..., Any]) -> bool:

@@ -99,13 +99,15 @@ def _from_package(package: str, type_: str) -> Callable[..., Any]:
         files = _files(package)
         text = f"found {shown(type_)}, but this project has no file {package}/{file}.py"
         allowed = ", ".join(f"{each}.<name>" for each in files)
-        close = nearest(type_, [f"{each}.{name}" for each in files])
+        close = nearest(file, files, after=f".{name or '<name>'}")
         raise ConfigError([f"{text}; allowed: {allowed}{close}"])
     targets = _defined_in(package, file)
     if package == "trainer":
         targets = _subclasses(targets, "trainer.trainer", "Trainer")
     if name not in targets:
-        raise ConfigError([unknown("type", type_, [f"{file}.{target}" for target in targets])])
+        allowed = ", ".join(f"{file}.{target}" for target in sorted(targets)) or "none"
+        close = nearest(name, targets, before=f"{file}.")
+        raise ConfigError([f"found {shown(type_)}, no such type; allowed: {allowed}{close}"])
     return targets[name]
 
 
