@@ -188,7 +188,8 @@ def test_random_numbers_are_uniform_and_each_has_its_own() -> None:
 @pytest.mark.parametrize("empty", ["training", "validation"])
 def test_a_split_without_samples_is_named(config: Config, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
     sizes = {split: 0 if split == empty else 100 for split in ("training", "validation", "test")}
-    loaders = Loaders(*(Loader(InMemoryDataset(torch.zeros(size, 1)), 8, seed=1) for size in sizes.values()))
+    train, valid, test = (Loader(InMemoryDataset(torch.zeros(size, 1)), 8, seed=1) for size in sizes.values())
+    loaders = Loaders(train, valid, test)
     monkeypatch.setattr("trainer.build.build", lambda *_args, **_named: loaders)
     with pytest.raises(ConfigError, match=f"data_loader: there are no samples for {empty}"):
         build_trainer(config)
