@@ -169,7 +169,7 @@ def _split(rows: int, valid_fraction: float, test_fraction: float, seed: int) ->
     if min(valid, test) < 2 or rows - valid - test < 2:
         raise UserError(f"data_loader: {rows} rows are too few to be split into training, validation and test")
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    return order.split([rows - valid - test, valid, test])
+    return order.tensor_split([rows - valid - test, rows - test])
 
 
 def _handle_missing(columns: Array, names: list[str], file: Path, missing: str) -> Array:

@@ -47,6 +47,12 @@ class LinearFunction(torch.autograd.Function):
         )
 
 
+def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Compute `inputs @ weight + bias`, `(n,)`, with the gradients of `LinearFunction`."""
+    outputs: torch.Tensor = LinearFunction.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
+    return outputs
+
+
 class LinearRegression(nn.Module):
     """Predicts by a weighted sum of the features; trained on squares of errors, it comes to the least-squares fit."""
 
@@ -64,6 +70,14 @@ class LinearRegression(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Turn features `(n, num_features)` into predictions `(n,)`."""
-        outputs = LinearFunction.apply(self.standardize(features), self.weight, self.bias)  # type: ignore[no-untyped-call]
+        outputs = linear(self.standardize(features), self.weight, self.bias)
         predictions: torch.Tensor = self.unstandardize(outputs)
         return predictions
+
+    @torch.no_grad()
+    def coefficients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what one unit more of each feature adds to a prediction, and the prediction where all are 0."""
+        mean, std = self.standardize.feature_mean, self.standardize.feature_std
+        scale = self.unstandardize.target_std
+        weights = torch.where(std > 0, scale * self.weight / std, 0)
+        return weights, self.unstandardize.target_mean + scale * self.bias[0] - weights @ mean

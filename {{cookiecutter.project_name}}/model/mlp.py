@@ -16,7 +16,7 @@ class MLP(nn.Module):
         self,
         num_features: PositiveInt = 10,
         hidden: PositiveInt = 64,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
     ) -> None:
         """Build the network.
 
