@@ -27,6 +27,21 @@ TASKS: dict[str, tuple[str, ...]] = {
         "tests/test_conv_net.py",
         "tests/test_digits.py",
     ),
+    "tabular_regression": (
+        "configs/linear_regression.yaml",
+        "configs/tabular_regression.json",
+        "data_loaders/csv_table.py",
+        "data_loaders/tables.py",
+        "model/linear_regression.py",
+        "model/mlp.py",
+        "model/standardize.py",
+        "predict_csv.py",
+        "tests/test_csv_table.py",
+        "tests/test_linear_regression.py",
+        "tests/test_mlp.py",
+        "tests/test_predict_csv.py",
+        "tests/test_tables.py",
+    ),
 }
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import nn
 from torch.nn import functional
 
 
@@ -43,3 +44,24 @@ def token_cross_entropy(output: torch.Tensor, target: torch.Tensor) -> tuple[tor
     """
     losses = functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-100)
     return losses.view_as(target), target != -100
+
+
+class NormalizedMSELoss(nn.Module):
+    """Squared error, divided by the variance of the training targets: 0 is perfect, 1 is no better than their mean.
+
+    So a learning rate or a limit for gradients means the same whatever the target's unit is. `target_std` is a buffer
+    that a run fills from the statistics of its data; without them it stays 1.
+    """
+
+    target_std: torch.Tensor
+
+    def __init__(self) -> None:
+        """Start with a standard deviation of 1."""
+        super().__init__()
+        self.register_buffer("target_std", torch.ones(()))
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare predictions and targets of any same shape, in the target's unit; one value for each."""
+        if output.shape != target.shape:
+            raise ValueError("predictions and targets differ in their shapes")  # they would be broadcast
+        return ((output - target) / self.target_std).square()

@@ -1,5 +1,7 @@
 """From a config to a trainer that is ready to run."""
 
+import inspect
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ from data_loaders.loader import Loaders
 from data_loaders.randomness import hash_counter
 from trainer.starting_weights import set_starting_weights
 from trainer.trainer import Trainer
-from utils.config import Config
+from utils.config import Component, Config
 from utils.config_rules import check_against_data
 from utils.distributed import rank, world_size
 from utils.errors import ConfigError
@@ -33,7 +35,7 @@ def build_trainer(config: Config, starting_weights: bool = False) -> Trainer:
         raise ConfigError(problems)
     seed_everything(config.seed)  # again: building the data may have drawn, if only by importing a library
     model = build("model", config.model)
-    give_statistics(model, loaders.statistics, config.model.type)
+    give_statistics(model, loaders.statistics, config.model)
     if starting_weights:
         set_starting_weights(config, model)
     if world_size() > 1:
@@ -41,6 +43,8 @@ def build_trainer(config: Config, starting_weights: bool = False) -> Trainer:
             loader.set_share(rank(), world_size())
         seed_everything(hash_counter(config.seed, rank()))  # the same weights everywhere, but not the same dropout
     trainer: Trainer = find("trainer", config.trainer.type)(config, model, loaders)
+    if isinstance(trainer.loss.function, nn.Module):
+        give_statistics(trainer.loss.function, loaders.statistics, config.loss)
     return trainer
 
 
@@ -49,23 +53,30 @@ def _empty(loaders: Loaders) -> list[str]:
     return [f"data_loader: there are no samples for {split}" for split, size in sizes.items() if size == 0]
 
 
-def give_statistics(model: nn.Module, statistics: dict[str, torch.Tensor], name: str) -> None:
-    """Fill the model's buffers with the statistics of the training data that bear their names.
+def give_statistics(module: nn.Module, statistics: dict[str, torch.Tensor], component: Component) -> None:
+    """Fill the buffers of a model, or a loss, with the statistics of the training data that bear their names.
 
-    A model that keeps them takes its input, and returns its output, in the units of the data, and its checkpoint
-    is all that a prediction needs.
+    They may lie in any part of it: `standardize.feature_mean` is filled with `feature_mean`. A model that keeps them
+    takes its input, and returns its output, in the units of the data, and its checkpoint is all that a prediction
+    needs.
 
     Raises:
         ConfigError: the model was built for data of another shape.
     """
-    buffers = dict(model.named_buffers())
-    for key, value in statistics.items():
-        if key in buffers:
-            if buffers[key].shape != value.shape:
-                raise ConfigError(
-                    [
-                        f"model.args: {name} is built for data whose {key} has shape {tuple(buffers[key].shape)}, "
-                        f"and that of the training data has {tuple(value.shape)}"
-                    ]
-                )
-            buffers[key].copy_(value)
+    for name, buffer in module.named_buffers():
+        value = statistics.get(name.rpartition(".")[2])
+        if value is None:
+            continue
+        if buffer.shape != value.shape:
+            raise ConfigError([_misfit(name, buffer, value, component)])
+        buffer.copy_(value)
+
+
+def _misfit(name: str, buffer: torch.Tensor, value: torch.Tensor, component: Component) -> str:
+    """Say which argument of a model is likely to be wrong: one that has the number of what it keeps."""
+    signature = inspect.signature(find("model", component.type))
+    arguments = {key: each.default for key, each in signature.parameters.items()} | component.args
+    likely = [key for key, each in arguments.items() if (each,) == tuple(buffer.shape)]
+    fitting = f"model.args.{likely[0]}: found {buffer.numel()}, should be {value.numel()}" if likely else "model.args"
+    shapes = f"{name} has shape {tuple(buffer.shape)}, and that of the training data {tuple(value.shape)}"
+    return f"{fitting}: {shapes}"
