@@ -35,6 +35,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "logger/plots.py",
         "tests/test_plots.py",
     ),
+    "report": (
+        "logger/report.py",
+        "report.py",
+        "reporting/__init__.py",
+        "reporting/charts.py",
+        "reporting/page.html",
+        "reporting/page.py",
+        "reporting/record.py",
+        "tests/test_report.py",
+    ),
 }
 
 # What tools leave in a template folder that is worked on; cookiecutter copies these folders along.
