@@ -164,12 +164,12 @@ def test_the_script_takes_folders_of_runs_and_passes_over_files(
     assert "finished:\n  2 of 2 epochs" in Page(runs / "one" / "report.html").text
     assert script("report.py", runs) == 0
     assert "2 runs of runs" in Page(runs / "comparison.html").text
-    words = [*runs.iterdir(), "-o", tmp_path / "mine.html"]  # now the page itself lies among the runs
+    words: list[object] = [*runs.iterdir(), "-o", tmp_path / "mine.html"]  # now the page itself lies among the runs
     assert script("report.py", *words) == 0
     assert "Nowhere: it is the same config." in Page(tmp_path / "mine.html").text
     capsys.readouterr()
-    for words, said in (([tmp_path / "nothing"], "no such folder"), ([runs / "one" / "checkpoints"], "not the folder")):
-        assert script("report.py", *words) == 2
+    for folder, said in ((tmp_path / "nothing", "no such folder"), (runs / "one" / "checkpoints", "not the folder")):
+        assert script("report.py", folder) == 2
         assert said in capsys.readouterr().err
 
 
