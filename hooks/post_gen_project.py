@@ -46,9 +46,31 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
 ROOMS: dict[str, tuple[str, ...]] = {
+    "find_lr": (
+        "tests/test_find_lr.py",
+        "trainer/find_lr.py",
+    ),
+    "overfit": (
+        "tests/test_overfit.py",
+        "trainer/overfit.py",
+    ),
     "plots": (
         "logger/plots.py",
         "tests/test_plots.py",
+    ),
+    "profile": (
+        "tests/test_profile.py",
+        "trainer/profile.py",
+    ),
+    "report": (
+        "logger/report.py",
+        "report.py",
+        "reporting/__init__.py",
+        "reporting/charts.py",
+        "reporting/page.html",
+        "reporting/page.py",
+        "reporting/record.py",
+        "tests/test_report.py",
     ),
 }
 

@@ -23,14 +23,9 @@ from logger.console import log, set_up_logging
 from trainer.build import build_trainer
 from trainer.check import check, check_first_batch
 from trainer.checkpoint import load_checkpoint
-from trainer.run_folder import (
-    RunLock,
-    create_run_folder,
-    find_checkpoint,
-    newest_unfinished,
-    run_folder_of,
-)
+from trainer.run_folder import RunLock, create_run_folder, find_checkpoint, newest_unfinished, run_folder_of
 from trainer.trainer import Trainer
+from trainer.trials import add_trials, run_trial
 from utils.config import Config
 from utils.config_files import config_from_dict, load_config
 from utils.distributed import from_main, is_main, process_group, was_restarted
@@ -45,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--resume", metavar="RUN", help="a run's folder, a checkpoint file, or `auto`")
     parser.add_argument("--check", action="store_true", help="run every part once, without training")
     parser.add_argument("--keys", action="store_true", help="list every key of a config, and stop")
+    add_trials(parser)
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
     arguments = parser.parse_intermixed_args()
     if not (arguments.config or arguments.resume or arguments.keys):
@@ -65,7 +61,7 @@ def main() -> int:
         return 0
     config = load_config(arguments.config, arguments.words) if arguments.config else None
     with process_group():
-        return check_or_train(arguments, config)
+        return 0 if run_trial(arguments, config) else check_or_train(arguments, config)
 
 
 def check_or_train(arguments: argparse.Namespace, config: Config | None) -> int:

@@ -205,7 +205,7 @@ def test_the_loss_and_the_gradients_do_not_depend_on_the_unit_of_the_target(ship
             for buffer in module.buffers():
                 buffer *= unit
         features, target = columns(trainer.loaders.train)
-        losses = trainer.train_step((features, unit * target)).losses
+        losses = trainer.train_step((features, unit * target))[0].losses
         assert isinstance(losses, torch.Tensor)
         found.append((losses, [parameter.grad for parameter in trainer.model.parameters()]))
     torch.testing.assert_close(found[0], found[1])

@@ -30,7 +30,7 @@ MODULES = {
 }
 # Files of logger/ that every run uses anyway, and those that a project may do without.
 BUILT_IN_LOGGERS = ("build", "console", "metrics_file", "observer")
-OPTIONAL_LOGGERS = ("plots", "wandb")
+OPTIONAL_LOGGERS = ("layer_watch", "plots", "report", "wandb")
 
 
 def find(section: str, type_: str) -> Callable[..., Any]:

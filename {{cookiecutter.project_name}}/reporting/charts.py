@@ -1,0 +1,148 @@
+"""Curves as SVG that takes its colours from the page around it, and so is readable in light and dark."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from reporting.record import RunRecord
+
+# Matplotlib knows no CSS: it draws in these colours, which are then replaced.
+_INK, _GRID = "#200000", "#200001"
+COLOURS = 8
+
+
+@dataclass
+class Curve:
+    """One line of a chart: points, the number of its colour, and whether it is dashed."""
+
+    xs: list[float]
+    ys: list[float]
+    colour: int
+    dashed: bool
+
+
+@dataclass
+class Chart:
+    """Curves of one quantity.
+
+    Attributes:
+        title: the quantity.
+        curves: a line for each run, or for training and validation.
+        of_model: training and validation, and not the learning rate, time or machine.
+        best: the epoch to mark.
+        svg: the picture.
+    """
+
+    title: str
+    curves: list[Curve]
+    of_model: bool
+    best: int | None
+    svg: str = ""
+
+
+def make_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
+    """Draw a chart for each quantity of the runs.
+
+    With one run, training and validation have colours of their own; with several, each run has one, and training
+    is dashed.
+
+    Returns:
+        Charts of what is trained and validated, and all others (learning rate, time, machine).
+    """
+    names = dict.fromkeys(name for run in runs for line in run.lines for name in run.values(line))
+    quantities: dict[str, list[str]] = {}
+    for name in names:
+        split, _, rest = name.partition("_")
+        if split in ("train", "val"):
+            quantities.setdefault(rest, []).append(name)
+        else:
+            quantities.setdefault("lr" if name.startswith("lr_") else name, []).append(name)
+    charts: tuple[list[Chart], list[Chart]] = ([], [])
+    for quantity, members in quantities.items():
+        of_model = all(name.startswith(("train_", "val_")) for name in members)
+        # The first group has the rate that is called `lr`, too.
+        members = [name for name in members if name != "lr"] if len(members) > 1 and quantity == "lr" else members
+        chart = Chart(quantity, _curves(runs, members, of_model), of_model, _best_epoch(runs) if of_model else None)
+        if chart.curves:
+            chart.svg = draw(chart, number=len(charts[0]) + 100 * len(charts[1]))
+            charts[0 if of_model else 1].append(chart)
+    return charts
+
+
+def _best_epoch(runs: list[RunRecord]) -> int | None:
+    best = runs[0].best if len(runs) == 1 else None
+    return int(best["epoch"]) if best else None
+
+
+def _curves(runs: list[RunRecord], names: list[str], of_model: bool) -> list[Curve]:
+    curves = []
+    for number, run in enumerate(runs):
+        for index, name in enumerate(names):
+            points = [(float(line["epoch"]), run.values(line)[name]) for line in run.lines if name in run.values(line)]
+            if points:
+                train = name.startswith("train_")
+                colour = number if len(runs) > 1 else (0 if train else 1) if of_model else index
+                xs, ys = (list(column) for column in zip(*points, strict=True))
+                curves.append(Curve(xs, ys, colour % COLOURS, train and len(runs) > 1))
+    return curves
+
+
+def draw(chart: Chart, number: int) -> str:
+    """Draw one chart; `number` keeps the names in its SVG apart from those of other charts on the page."""
+    # Figure instead of pyplot: no window, no global state, and half the import time.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": f"chart{number}", "font.size": 9}
+    style |= dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor", "axes.labelcolor"), _INK)
+    style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _GRID)
+    with rc_context(style):
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        axis = figure.add_subplot()
+        for curve in chart.curves:
+            few = len(curve.xs) < 25
+            axis.plot(
+                curve.xs,
+                curve.ys,
+                color=_colour(curve.colour),
+                linestyle="--" if curve.dashed else "-",
+                marker="o" if few else None,
+                markersize=2.8,
+                linewidth=1.4,
+            )
+        if chart.best is not None:
+            axis.axvline(chart.best, color=_INK, linestyle=":", linewidth=1)
+        lowest, decades = _span(chart)
+        if "loss" in chart.title and decades > 2:
+            axis.set_yscale("log")
+        elif not chart.of_model and lowest >= 0:
+            axis.set_ylim(bottom=0)  # so that jitter does not look like a change
+        epochs = [x for curve in chart.curves for x in curve.xs]
+        axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.grid(visible=True, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel("epoch")
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
+    for colour in range(COLOURS):
+        svg = svg.replace(_colour(colour), f"var(--c{colour})")
+    for name in ("figure_1", "axes_1"):
+        svg = svg.replace(f'id="{name}"', f'id="{name}-{number}"')
+    return svg
+
+
+def _colour(number: int) -> str:
+    return f"#1000{number:02x}"
+
+
+def _span(chart: Chart) -> tuple[float, float]:
+    """Return the lowest value, and how many powers of ten lie between it and the highest."""
+    values = [y for curve in chart.curves for y in curve.ys if math.isfinite(y)]
+    lowest, highest = (min(values), max(values)) if values else (0.0, 0.0)
+    return lowest, math.log10(highest / lowest) if lowest > 0 else 0.0

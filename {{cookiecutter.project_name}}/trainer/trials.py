@@ -1,0 +1,43 @@
+"""Short trials in place of a training: each is a file of this folder that is found by its name, and can be deleted."""
+
+import argparse
+import importlib
+import importlib.util
+
+from trainer.build import build_trainer
+from trainer.check import check_first_batch
+from trainer.starting_weights import set_starting_weights
+from utils.config import Config
+from utils.errors import UserError
+
+TRIALS = ("overfit", "find_lr", "profile")
+
+
+def add_trials(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a command line."""
+    group = parser.add_argument_group("short trials in place of a training, which leave no run behind")
+    group.add_argument("--overfit", type=int, metavar="N", help="learn N samples by heart: a new model's first check")
+    group.add_argument("--find-lr", action="store_true", help="raise the learning rate step by step, and draw the loss")
+    group.add_argument("--profile", action="store_true", help="show where the time of a training step goes")
+
+
+def run_trial(arguments: argparse.Namespace, config: Config | None) -> bool:
+    """Run the trial that the command line asks for, if any, and say whether there was one.
+
+    Raises:
+        UserError: its file is not there, or there is no config to try.
+    """
+    chosen = [name for name in TRIALS if getattr(arguments, name) not in (None, False)]
+    if not chosen:
+        return False
+    name, option = chosen[0], "--" + chosen[0].replace("_", "-")
+    if config is None or arguments.resume or len(chosen) > 1:
+        raise UserError(f"{option} goes with -c and a config, with no -r, and alone")
+    if importlib.util.find_spec(f"trainer.{name}") is None:
+        raise UserError(f"{option}: this project has no trainer/{name}.py")
+    trainer = build_trainer(config)
+    set_starting_weights(config, trainer.model)
+    check_first_batch(trainer)
+    trainer.freezing.train_mode()
+    importlib.import_module(f"trainer.{name}").run(trainer, getattr(arguments, name))
+    return True
