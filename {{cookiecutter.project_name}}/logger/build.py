@@ -6,15 +6,15 @@ from logger.console import Console
 from logger.metrics_file import MetricsFile
 from logger.observer import Observer, Observers
 from utils.config import Component, Config
-from utils.registry import build
+from utils.registry import build, is_wanted
 
 
 def build_observers(config: Config, run_dir: Path) -> Observers:
     """Build the terminal's and the metrics file's observer, which every run has, and those of `loggers`."""
     members: dict[str, Observer] = {"metrics": MetricsFile(run_dir)}
     for name, setting in config.loggers.items():
-        if setting is not False:
-            args = {} if setting is True else setting
+        if is_wanted(name, setting):
+            args = setting if isinstance(setting, dict) else {}
             members[name] = build("loggers", Component(type=name, args=args), run_dir=run_dir)
     members["console"] = Console(run_dir, config.trainer.epochs)
     return Observers(members)

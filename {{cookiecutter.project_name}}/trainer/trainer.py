@@ -10,6 +10,7 @@ from torch import nn
 from data_loaders.loader import Loader, Loaders
 from logger.build import build_observers
 from logger.console import progress_bar
+from logger.observer import Observers
 from trainer.criterion import Criterion, Metrics
 from trainer.freezing import Freezing
 from trainer.guard import NonFiniteGuard
@@ -17,13 +18,13 @@ from trainer.interrupt import InterruptHandler
 from trainer.memory import memory_explained
 from trainer.meter import Meter
 from trainer.monitor import Monitor
-from trainer.optimization import Schedule, build_optimizer, clip_gradients
+from trainer.optimization import Gradients, Schedule, build_optimizer
 from trainer.parameter_groups import describe_groups, parameter_groups
 from trainer.progress import Progress
 from trainer.saving import Saver
 from trainer.stopwatch import Stopwatch
 from utils.config import Config
-from utils.device import all_finite, choose_device, move
+from utils.device import all_finite, choose_device, move, peak_memory
 from utils.errors import Interrupted
 from utils.seeding import RandomState, random_state_kept
 
@@ -61,6 +62,7 @@ class Trainer:
         self.metrics = Metrics(config, self.device)
         self.freezing = Freezing(config, self.model)
         self.optimizer = build_optimizer(config, parameter_groups(config, self.model, self.freezing))
+        self.gradients = Gradients(self.model, config.trainer.clip_grad_norm)
         self.schedule = Schedule(config, self.optimizer)
         self.progress = Progress()
         self.monitor = Monitor(config.trainer.monitor, config.trainer.early_stop)
@@ -68,6 +70,7 @@ class Trainer:
         self.stopwatch = Stopwatch()
         self.guard = NonFiniteGuard(self.optimizer, self.describe_step)
         self.interrupt = InterruptHandler()
+        self.observers = Observers({})
 
         # Everything that a checkpoint holds. A new part with state needs a line here, and nothing else.
         self.state: dict[str, Any] = {
@@ -92,7 +95,7 @@ class Trainer:
         loss = losses.mean()
         loss.backward()
         self.guard(loss)
-        clip_gradients(self.model, self.config.trainer.clip_grad_norm)
+        self.gradients.clip()
         self.optimizer.step()
         return StepResult(losses, output, targets)
 
@@ -136,7 +139,8 @@ class Trainer:
         self.freezing.train_mode()
         loader.set_position(progress.epoch, progress.batch)
         self.stopwatch.start()
-        for batch in progress_bar(loader, len(loader), progress.batch, f"epoch {progress.epoch + 1}"):
+        epochs, batches = self.config.trainer.epochs, self.stopwatch.fetch(loader)
+        for batch in progress_bar(batches, epochs * len(loader), progress.step, f"epoch {progress.epoch + 1}/{epochs}"):
             result = self.train_step(move(batch, self.device))
             self.count(self.meter, result)
             self.after_step()
@@ -151,7 +155,7 @@ class Trainer:
         self.schedule.after_step()
         if progress.step % self.config.trainer.log_every == 0:
             self.guard.check(self.meter.flush())
-            self.observers.on_step(progress.step, self.scalars(self.meter.window_means()))
+            self.observers.on_step(progress.step, self.scalars(self.meter.window_means()) | self.health())
         self.saver.after_step()
         self.interrupt.check()
 
@@ -183,8 +187,10 @@ class Trainer:
             metric.reset()
         with random_state_kept():
             for batch in progress_bar(loader, len(loader), 0, split):
-                result = self.evaluation_step(move(batch, self.device))
+                moved = move(batch, self.device)
+                result = self.evaluation_step(moved)
                 self.count(meter, result)
+                self.observers.on_evaluation_batch(moved, result)
                 for metric in self.metrics.collected.values():
                     metric.update(result.output, result.targets)
                 self.interrupt.check()
@@ -201,7 +207,7 @@ class Trainer:
             for name, values in self.metrics.values(result.output, result.targets).items():
                 meter.update(name, values, samples)
         if meter is self.meter:
-            self.stopwatch.samples += samples
+            self.stopwatch.count(samples)
 
     def scalars(self, means: dict[str, float]) -> dict[str, float]:
         """Name what a log entry of training holds."""
@@ -210,6 +216,10 @@ class Trainer:
             rates = {}
         lr = float(self.optimizer.param_groups[0]["lr"])
         return {f"train_{name}": value for name, value in means.items()} | {"lr": lr} | rates
+
+    def health(self) -> dict[str, float]:
+        """Measure what else a log entry of training holds; this reads from the device."""
+        return {"grad_norm": self.gradients.norm()} | self.stopwatch.read_window() | peak_memory(self.device)
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to train."""
