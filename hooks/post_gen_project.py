@@ -23,17 +23,28 @@ TASKS: dict[str, tuple[str, ...]] = {
         "configs/image_classification.json",
         "configs/pretrain.yaml",
         "data_loaders/digits.py",
+        "logger/image_figures.py",
         "model/conv_net.py",
         "tests/test_conv_net.py",
         "tests/test_digits.py",
+        "tests/test_image_figures.py",
     ),
 }
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
 ROOMS: dict[str, tuple[str, ...]] = {
+    "figures": (
+        "logger/figures.py",
+        "logger/image_figures.py",
+        "tests/test_image_figures.py",
+    ),
     "plots": (
         "logger/plots.py",
         "tests/test_plots.py",
+    ),
+    "wandb": (
+        "logger/wandb.py",
+        "tests/test_wandb.py",
     ),
 }
 

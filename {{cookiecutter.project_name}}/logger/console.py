@@ -14,6 +14,7 @@ from logger.observer import Observer
 
 log = logging.getLogger("project")
 
+_REFRESH = 0.1  # seconds
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
 
 
@@ -81,9 +82,8 @@ class _Bar:
 def progress_bar(batches: Iterable[Any], total: int, done: int, label: str) -> Iterable[Any]:
     """Show how many batches are done, on standard error; silent with `--quiet` and when that is not a terminal."""
     silent = True if any(handler.level > logging.INFO for handler in log.handlers) else None
-    _Bar.tqdm = tqdm(
-        batches, label, total, initial=done, leave=False, disable=silent, dynamic_ncols=True, bar_format=_BAR
-    )
+    looks: Any = {"leave": False, "dynamic_ncols": True, "bar_format": _BAR, "mininterval": _REFRESH}
+    _Bar.tqdm = tqdm(batches, label, total, initial=done, disable=silent, **looks)
     _Bar.tqdm.set_postfix_str(_Bar.text)
     return _Bar.tqdm
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainer.trainer import StepResult
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
-_COLUMNS = 8
+_COLUMNS = 6
 
 # Images, their classes, the predicted classes, and the probability that the model gave to those.
 Shown = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -27,7 +27,7 @@ class ImageFigures(Figures):
     """Draws from batches of images `(n, channels, height, width)` with class numbers, and class scores for them."""
 
     def __init__(
-        self, run_dir: Path, every: PositiveInt = 10, images: PositiveInt = 32, class_names: list[str] | None = None
+        self, run_dir: Path, every: PositiveInt = 10, images: PositiveInt = 24, class_names: list[str] | None = None
     ) -> None:
         """Draw after every `every`-th epoch and after the last.
 
@@ -78,7 +78,7 @@ class ImageFigures(Figures):
         names = self.class_names or [str(number) for number in range(classes)]
         figures = {
             "validation/confusion_matrix": draw_confusion(self._matrix.view(classes, classes).cpu().numpy(), names),
-            "validation/samples": draw_images(self._samples, names, "the first images of the validation data"),
+            "validation/samples": draw_images(self._samples, names, "validation images as they come"),
         }
         if len(wrong[0]):
             figures["validation/mistakes"] = draw_images(wrong, names, "the most confident mistakes")
@@ -113,29 +113,29 @@ def draw_images(shown: Shown, names: list[str], title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     images = shown[0].float().cpu().numpy()
-    sheet, corners = _sheet(images)
-    rows = -(-len(images) // _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS, 0.5 + 1.25 * rows), layout="constrained")
+    columns = min(_COLUMNS, len(images))
+    sheet, corners = _sheet(images, columns)
+    figure = Figure(figsize=(1 + columns, 0.6 + 1.3 * -(-len(images) // columns)), layout="constrained")
     axis: Axes = figure.subplots()
     axis.imshow(sheet, cmap="gray", interpolation="nearest")
     axis.axis("off")
-    axis.set_title(f"{title} (red: predicted, not the true class)", fontsize=10)
+    axis.set_title(title, fontsize=11)
     for (x, y), true, predicted, sure in zip(corners, *(part.tolist() for part in shown[1:]), strict=True):
         right = true == predicted
         label = names[true] if right else f"{names[predicted]}, not {names[true]}"
         colour = RIGHT if right else WRONG
-        axis.text(x, y, f"{label}  {sure:.0%}", ha="center", va="bottom", fontsize=7, color=colour)
+        axis.text(x, y, f"{label}  {sure:.0%}", ha="center", va="bottom", fontsize=9, color=colour)
     return figure
 
 
-def _sheet(images: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[tuple[float, float]]]:
+def _sheet(images: NDArray[np.float32], columns: int) -> tuple[NDArray[np.float32], list[tuple[float, float]]]:
     """Put images into one, which is drawn much faster than each by itself; with the places of their labels."""
     n, channels, height, width = images.shape
     low, high = float(images.min()), float(images.max())
     scaled = np.moveaxis((images - low) / max(high - low, 1e-9), 1, -1)
     scaled = scaled[..., :3] if channels >= 3 else scaled[..., :1].repeat(3, axis=-1)
     gap, above = 0.1 * width, 0.3 * height
-    columns, rows = _COLUMNS, -(-n // _COLUMNS)
+    rows = -(-n // columns)
     row, column = round(height + above), round(width + max(1, gap))
     sheet = np.ones((rows * row, columns * column, 3), np.float32)
     corners = []

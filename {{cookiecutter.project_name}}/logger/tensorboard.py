@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveInt
 
 from logger.console import log
-from logger.contents import epoch_tags, hyperparameters, step_tags, weights_and_gradients
+from logger.contents import epoch_tags, hyperparameters, is_due, step_tags, weights_and_gradients
 from logger.model_graph import model_graph
 from logger.observer import AppendOnlyFiles, Observer
 
@@ -55,7 +55,7 @@ class TensorBoard(Observer):
         self._writer.add_text("parameter groups", trainer.describe_groups().replace("\n", "\n\n"), 0)
         quantities = ["loss", *trainer.metrics.per_sample, *trainer.metrics.collected]
         self._writer.add_custom_scalars(_layout(quantities))
-        shown = [f"best/{trainer.monitor.metric}"] if trainer.monitor.metric else []
+        shown = [f"run/best_{trainer.monitor.metric}"] if trainer.monitor.metric else []
         shown += [f"{quantity}/val" for quantity in quantities]
         for summary in _hyperparameters(hyperparameters(trainer.config), shown)[:2]:
             self._writer.file_writer.add_summary(summary)
@@ -68,8 +68,7 @@ class TensorBoard(Observer):
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
         """Write the means since the last entry, and histograms when they are due."""
         self._write(step_tags(scalars), step)
-        every, entries = self.histograms_every, self._trainer.config.trainer.log_every
-        if every and step // every > (step - entries) // every:
+        if is_due(step, self._trainer.config.trainer.log_every, self.histograms_every):
             for name, values in weights_and_gradients(self._trainer.model):
                 self._writer.add_histogram(name, values, step)
 
@@ -129,7 +128,7 @@ def _layout(quantities: list[str]) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def _hyperparameters(values: dict[str, bool | float | str], metrics: list[str]) -> Any:
+def _hyperparameters(values: dict[str, float | str], metrics: list[str]) -> Any:
     """Make three entries for the tab HParams: what there is, this run's values, and that it has come to its end.
 
     `SummaryWriter.add_hparams` would put them into a folder of its own, as another run.
