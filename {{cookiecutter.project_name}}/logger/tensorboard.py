@@ -70,7 +70,7 @@ class TensorBoard(Observer):
         self._write(step_tags(scalars), step)
         if is_due(step, self._trainer.config.trainer.log_every, self.histograms_every):
             for name, values in weights_and_gradients(self._trainer.model):
-                self._writer.add_histogram(name, values, step)
+                self._writer.add_histogram(name, values, step, bins=64)
 
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
         """Write the epoch's scalars."""

@@ -84,7 +84,7 @@ class WandB(Observer):
         entry: dict[str, Any] = dict(step_tags(scalars))
         if is_due(step, self._trainer.config.trainer.log_every, self.histograms_every):
             for name, values in weights_and_gradients(self._trainer.model):
-                entry[name] = self.wandb.Histogram(values)
+                entry[name] = self.wandb.Histogram(values, num_bins=64)
         self._report(entry, step)
 
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:

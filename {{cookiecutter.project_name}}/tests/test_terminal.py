@@ -1,5 +1,6 @@
 """What a person sees: the bar, the lines, what --quiet and --verbose make of them, and who speaks at all."""
 
+import argparse
 import io
 import sys
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from logger.console import log, progress_bar, set_up_logging
+from logger.console import add_verbosity, log, progress_bar, set_up_logging
 from trainer.stopwatch import Stopwatch
 from trainer.trainer import Trainer
 
@@ -18,6 +19,11 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
+def sit_down(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """Puts a terminal in the place of standard error; to be called in the test, where pytest no longer changes it."""
+    return lambda: terminal(monkeypatch)
+
+
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
@@ -27,47 +33,58 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return screen
 
 
-def test_the_bar_shows_how_far_the_run_is_and_how_it_does(tiny: Callable[..., Trainer], terminal: Terminal) -> None:
+def test_the_bar_shows_how_far_the_run_is_and_how_it_does(
+    tiny: Callable[..., Trainer], sit_down: Callable[[], Terminal]
+) -> None:
+    screen = sit_down()
     tiny().train()
-    shown = terminal.getvalue().replace("\x1b[A", "").split("\r")
+    shown = screen.getvalue().split("\r")
     late = [text for text in shown if text.startswith("epoch 3/3") and "14/15" in text][-1]
     for part in ("93%", " left", "loss ", "samples/s"):
         assert part in late
 
 
-def test_a_bar_that_nobody_sees_writes_nothing(tiny: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_that_nobody_sees_is_silent(tiny: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]) -> None:
     tiny().train()
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("words", "lines"), [(["--quiet"], 0), ([], 2), (["--verbose"], 2 + 8)], ids=["quiet", "normal", "verbose"]
-)
+@pytest.mark.parametrize(("word", "lines"), [("--quiet", 0), (None, 3), ("--verbose", 3 + 3)])
 def test_quiet_and_verbose(
-    config_file: Path,
+    tiny: Callable[..., Trainer],
     tmp_path: Path,
-    script: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    sit_down: Callable[[], Terminal],
+    word: str | None,
     lines: int,
 ) -> None:
-    settings = ["trainer.epochs=2", "trainer.device=cpu", "lr_scheduler=null", f"trainer.save_dir={tmp_path}"]
-    assert script("train.py", "-c", config_file, *settings, "trainer.log_every=5", "loggers=null", *words) == 0
+    parser = argparse.ArgumentParser()
+    add_verbosity(parser)
+    screen = sit_down()
+    set_up_logging(level=parser.parse_args([word] if word else []).level)
+    set_up_logging(tmp_path / "train.log")
+    tiny().train()
+    log.warning("beware")
     out = capsys.readouterr().out
     assert len([line for line in out.splitlines() if line.startswith(("epoch", "step"))]) == lines
-    assert bool(out) == bool(lines)
-    (file,) = tmp_path.rglob("train.log")
-    assert " INFO epoch 2/2  " in file.read_text()
+    assert "beware" in out
+    assert bool(screen.getvalue()) == bool(lines)
+    assert " INFO epoch 3/3  " in (tmp_path / "train.log").read_text()
 
 
 def test_only_the_main_process_speaks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: Terminal
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sit_down: Callable[[], Terminal],
 ) -> None:
+    screen = sit_down()
     monkeypatch.setenv("RANK", "1")
     set_up_logging(tmp_path / "train.log")
     log.warning("from another process")
     assert list(progress_bar([1, 2], 2, 0, "bar")) == [1, 2]
-    assert capsys.readouterr().out + terminal.getvalue() == ""
+    assert capsys.readouterr().out + screen.getvalue() == ""
     assert not (tmp_path / "train.log").exists()
 
 
