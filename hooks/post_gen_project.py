@@ -23,9 +23,11 @@ TASKS: dict[str, tuple[str, ...]] = {
         "configs/image_classification.json",
         "configs/pretrain.yaml",
         "data_loaders/digits.py",
+        "logger/image_figures.py",
         "model/conv_net.py",
         "tests/test_conv_net.py",
         "tests/test_digits.py",
+        "tests/test_image_figures.py",
     ),
     "tabular_regression": (
         "configs/linear_regression.yaml",
@@ -46,6 +48,11 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
 ROOMS: dict[str, tuple[str, ...]] = {
+    "figures": (
+        "logger/figures.py",
+        "logger/image_figures.py",
+        "tests/test_image_figures.py",
+    ),
     "find_lr": (
         "tests/test_find_lr.py",
         "trainer/find_lr.py",
@@ -71,6 +78,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reporting/page.py",
         "reporting/record.py",
         "tests/test_report.py",
+    ),
+    "wandb": (
+        "logger/wandb.py",
+        "tests/test_wandb.py",
     ),
 }
 

@@ -37,6 +37,7 @@ DEPENDENCIES = {
     "tqdm",
     "types-pyyaml",
     "types-tqdm",
+    "wandb",
     "wheel",
 }
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ SMALL = [
     "trainer.epochs=3",
     "trainer.log_every=3",
     "trainer.save_every_steps=2",
-    "loggers={tensorboard: true, chaos: true}",
+    "loggers={tensorboard: true, chaos: true, image_figures: false, plots: false}",
 ]
 ONE_CYCLE = "lr_scheduler={type: OneCycleLR, interval: step, args: {max_lr: 0.01, total_steps: 21}}"
 DIGITS = [*SMALL, ONE_CYCLE, "name=digits", "data_loader.args.batch_size=200"]  # 6 batches of 200 and one of 57
@@ -46,6 +47,8 @@ OTHER_PARTS = [
     "trainer.monitor=min val_loss",
     "trainer.clip_grad_norm=0.5",
 ]
+# Everything that watches: histograms every few steps, pictures every other epoch.
+WATCHED = [*DIGITS, "loggers={tensorboard: {histograms_every: 4}, image_figures: {every: 2}, plots: true}"]
 
 # Windows has neither fork nor the signals of a terminal.
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="runs are started by fork and ended by POSIX signals")
@@ -54,6 +57,7 @@ if str(SOURCE) not in sys.path:
     sys.path.insert(0, str(SOURCE))  # the template folder is a working project
 
 from dropped.chaos import Tap  # noqa: E402 - it imports from the project
+from logger.metrics_file import TIMINGS  # noqa: E402
 
 
 @dataclass
@@ -263,9 +267,13 @@ def events_of(run: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    shown = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in shown.Tags()["scalars"] if tag not in ("run/seconds", "run/samples_per_second")]
+    shown = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "histograms": 0}).Reload()
+    tags = [tag for tag in shown.Tags()["scalars"] if tag.rpartition("/")[2] not in TIMINGS]
     events = {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in sorted(tags)}
+    for tag in shown.Tags()["images"]:
+        events[tag] = [(event.step, zlib.crc32(event.encoded_image_string)) for event in shown.Images(tag)]
+    for tag in shown.Tags()["histograms"]:
+        events[tag] = [(event.step, event.histogram_value.sum_squares) for event in shown.Histograms(tag)]
     written = [
         (value.tag, event.step)
         for file in run.glob("events.out.tfevents.*")

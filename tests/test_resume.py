@@ -13,6 +13,7 @@ from runs import (
     KILLED,
     NOISY,
     OTHER_PARTS,
+    WATCHED,
     WORKERS,
     Experiment,
     Lab,
@@ -40,7 +41,9 @@ def order(epoch: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "words", [DIGITS, NOISY, WORKERS, OTHER_PARTS], ids=["digits", "noisy", "workers", "other parts"]
+    "words",
+    [DIGITS, NOISY, WORKERS, OTHER_PARTS, WATCHED],
+    ids=["digits", "noisy", "workers", "other parts", "watched"],
 )
 def test_kills_at_random_moments_change_no_bit(lab: Lab, words: list[str], tmp_path: Path) -> None:
     reference = lab.reference(words)

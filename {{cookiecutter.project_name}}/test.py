@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from logger.console import log, set_up_logging
+from logger.console import add_verbosity, log, set_up_logging
 from trainer.build import build_trainer
 from trainer.checkpoint import load_checkpoint
 from trainer.run_folder import CHECKPOINTS, find_checkpoint
@@ -24,6 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-r", "--resume", required=True, type=Path, metavar="RUN", help="a run's folder or a file")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="which data (test)")
+    add_verbosity(parser)
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
     return parser.parse_intermixed_args()
 
@@ -31,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Evaluate the checkpoint, print the metrics, and write them beside it."""
     arguments = parse_arguments()
-    set_up_logging()
+    set_up_logging(level=arguments.level)
     best = arguments.resume / CHECKPOINTS / BEST
     if best.exists():
         file, state = best, load_checkpoint(best)

@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from logger.console import log, set_up_logging
+from logger.console import add_verbosity, log, set_up_logging
 from trainer.build import build_trainer
 from trainer.check import check, check_first_batch
 from trainer.checkpoint import load_checkpoint
@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="run every part once, without training")
     parser.add_argument("--keys", action="store_true", help="list every key of a config, and stop")
     add_trials(parser)
+    add_verbosity(parser)
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
     arguments = parser.parse_intermixed_args()
     if not (arguments.config or arguments.resume or arguments.keys):
@@ -53,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Do what the command line says."""
     arguments = parse_arguments()
-    set_up_logging()
+    set_up_logging(level=arguments.level)
     if arguments.keys:
         from utils.config_help import describe
 

@@ -7,7 +7,7 @@ from logger.metrics_file import MetricsFile
 from logger.observer import Observer, Observers
 from utils.config import Component, Config
 from utils.distributed import is_main
-from utils.registry import build
+from utils.registry import build, is_wanted
 
 
 def build_observers(config: Config, run_dir: Path) -> Observers:
@@ -19,8 +19,8 @@ def build_observers(config: Config, run_dir: Path) -> Observers:
         return Observers({})
     members: dict[str, Observer] = {"metrics": MetricsFile(run_dir)}
     for name, setting in config.loggers.items():
-        if setting is not False:
-            args = {} if setting is True else setting
+        if is_wanted(name, setting):
+            args = setting if isinstance(setting, dict) else {}
             members[name] = build("loggers", Component(type=name, args=args), run_dir=run_dir)
     members["console"] = Console(run_dir, config.trainer.epochs)
     return Observers(members)

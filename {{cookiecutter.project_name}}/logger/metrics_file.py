@@ -8,7 +8,7 @@ from typing import Any
 from logger.observer import AppendOnlyFiles, Observer
 
 # Scalars that measure time or the machine: they differ between two runs that are otherwise the same.
-TIMINGS = ("seconds", "samples_per_second")
+TIMINGS = ("seconds", "samples_per_second", "data_wait", "memory_host_mb", "memory_device_mb")
 
 
 class MetricsFile(Observer):

@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.seeding import random_state_kept
+
 if TYPE_CHECKING:
-    from trainer.trainer import Trainer
+    from matplotlib.figure import Figure
+
+    from trainer.trainer import StepResult, Trainer
 
 
 class Observer:
@@ -26,8 +30,17 @@ class Observer:
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
         """`log_every` steps have passed; `scalars` are their means, such as `train_loss` and `lr`."""
 
+    def on_evaluation_batch(self, batch: Any, result: "StepResult") -> None:
+        """A batch of the validation was evaluated; read nothing from the device here, for that would wait for it."""
+
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
         """An epoch (counted from 1) and its evaluation are done; `scalars` are those of the whole epoch."""
+
+    def on_figure(self, name: str, figure: "Figure", step: int) -> None:
+        """Another observer has drawn a picture for all, by `trainer.observers.on_figure(…)`."""
+
+    def on_text(self, name: str, text: str, step: int) -> None:
+        """Another observer has written a text for all, in Markdown."""
 
     def on_end(self, trainer: "Trainer") -> None:
         """Training has reached its end; not called when it was stopped before."""
@@ -51,19 +64,35 @@ class Observers(Observer):
         self.members = members
 
     def on_start(self, trainer: "Trainer") -> None:
-        """Tell all."""
-        for member in self.members.values():
-            member.on_start(trainer)
+        """Tell all; whatever they draw at random, training goes on with its own numbers."""
+        with random_state_kept():
+            for member in self.members.values():
+                member.on_start(trainer)
 
     def on_step(self, step: int, scalars: dict[str, float]) -> None:
         """Tell all."""
         for member in self.members.values():
             member.on_step(step, scalars)
 
+    def on_evaluation_batch(self, batch: Any, result: "StepResult") -> None:
+        """Tell all."""
+        for member in self.members.values():
+            member.on_evaluation_batch(batch, result)
+
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
         """Tell all."""
         for member in self.members.values():
             member.on_evaluation(step, epoch, scalars, is_best)
+
+    def on_figure(self, name: str, figure: "Figure", step: int) -> None:
+        """Tell all."""
+        for member in self.members.values():
+            member.on_figure(name, figure, step)
+
+    def on_text(self, name: str, text: str, step: int) -> None:
+        """Tell all."""
+        for member in self.members.values():
+            member.on_text(name, text, step)
 
     def on_end(self, trainer: "Trainer") -> None:
         """Tell all."""

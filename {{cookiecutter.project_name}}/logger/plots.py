@@ -1,4 +1,4 @@
-"""Curves of a run as a picture, drawn when it ends."""
+"""The pictures of a run as files in `plots/`, and its curves, drawn when it ends."""
 
 import json
 from typing import TYPE_CHECKING
@@ -6,11 +6,20 @@ from typing import TYPE_CHECKING
 from logger.observer import Observer
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure as AnyFigure
+
     from trainer.trainer import Trainer
 
 
 class Plots(Observer):
-    """Draws `plots/curves.png` from `metrics.jsonl`: a chart per quantity, training and validation on one."""
+    """Draws `plots/curves.png` from `metrics.jsonl`: a chart per quantity, training and validation on one.
+
+    What other observers draw is kept beside it; a newer picture of the same name replaces the older.
+    """
+
+    def on_figure(self, name: str, figure: "AnyFigure", step: int) -> None:
+        """Keep a picture: `validation/mistakes` becomes `plots/mistakes.png`."""
+        self._save(figure, name.rpartition("/")[2])
 
     def on_end(self, trainer: "Trainer") -> None:
         """Draw the picture."""
@@ -37,5 +46,8 @@ class Plots(Observer):
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
             axis.legend()
+        self._save(figure, "curves")
+
+    def _save(self, figure: "AnyFigure", name: str) -> None:
         (self.run_dir / "plots").mkdir(exist_ok=True)
-        figure.savefig(self.run_dir / "plots" / "curves.png", dpi=120)
+        figure.savefig(self.run_dir / "plots" / f"{name}.png", dpi=120)

@@ -46,8 +46,8 @@ def short(save_dir: Path) -> list[str]:
 
 @pytest.fixture
 def config(config_file: Path, tmp_path: Path) -> Config:
-    """The project's config, made short."""
-    return load_config([config_file], short(tmp_path))
+    """The project's config, made short, and without trackers."""
+    return load_config([config_file], short(tmp_path)).model_copy(update={"loggers": {}})
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,8 @@ def test_all_observers_are_told_and_closed_in_order(tiny: Callable[..., Trainer]
     trainer = tiny(trainer={"epochs": 1, "log_every": 5})
     trainer.observers = Observers({"telling": Telling(tmp_path)})
     trainer.train()
-    assert calls == ["on_start", "on_step", "on_evaluation", "on_end", "close"]
+    evaluated = ["on_evaluation_batch"] * 3
+    assert calls == ["on_start", "on_step", *evaluated, "on_evaluation", "on_end", "close"]
 
 
 def test_observers_are_closed_when_a_run_fails(tiny: Callable[..., Trainer], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from logger.plots import Plots
@@ -23,6 +24,14 @@ def test_a_run_that_asks_for_plots_ends_with_a_picture(tiny: Callable[..., Train
     trainer = tiny(loggers={"plots": True})
     trainer.train()
     assert {BLUE, ORANGE} <= colours(trainer.saver.run_dir / "plots" / "curves.png")
+
+
+def test_the_pictures_of_others_are_kept_and_the_newest_wins(tmp_path: Path) -> None:
+    plots = Plots(tmp_path)
+    for size in (2, 3):
+        plots.on_figure("validation/mistakes", Figure(figsize=(size, 1)), step=size)
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["mistakes.png"]
+    assert imread(tmp_path / "plots" / "mistakes.png").shape[1] == 360
 
 
 def test_there_is_a_chart_for_each_quantity_that_is_validated(tmp_path: Path, tiny: Callable[..., Trainer]) -> None:

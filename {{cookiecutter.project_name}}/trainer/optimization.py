@@ -104,7 +104,23 @@ class Schedule:
         self._begin_again_if_due()
 
 
-def clip_gradients(model: nn.Module, max_norm: float | None) -> None:
-    """Scale all gradients down so that their total norm is at most `max_norm`; None leaves them alone."""
-    if max_norm is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+class Gradients:
+    """The gradients of a model: clipping them, and their norm."""
+
+    def __init__(self, model: nn.Module, max_norm: float | None) -> None:
+        """Look after the gradients of a model; their total norm shall be at most `max_norm`, None leaves them alone."""
+        self.model = model
+        self.max_norm = max_norm
+        self._before_clipping: torch.Tensor | None = None
+
+    def clip(self) -> None:
+        """Scale all gradients down so that their total norm is at most `max_norm`."""
+        if self.max_norm is not None:
+            self._before_clipping = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+
+    def norm(self) -> float:
+        """Return the total norm in the latest step, before clipping; this waits for the device."""
+        if self._before_clipping is not None:
+            return float(self._before_clipping)
+        # They are still there: `zero_grad` is what a step begins with.
+        return float(nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))

@@ -13,6 +13,7 @@ from torch import nn
 from data_loaders.loader import Loader, Loaders
 from logger.build import build_observers
 from logger.console import progress_bar
+from logger.observer import Observers
 from trainer.averaging import WeightAverage
 from trainer.criterion import Criterion, Metrics
 from trainer.freezing import Freezing
@@ -21,7 +22,7 @@ from trainer.interrupt import InterruptHandler
 from trainer.memory import memory_explained
 from trainer.meter import Meter, Weighted
 from trainer.monitor import Monitor
-from trainer.optimization import Schedule, build_optimizer, clip_gradients
+from trainer.optimization import Gradients, Schedule, build_optimizer
 from trainer.parallel import Parallel
 from trainer.parameter_groups import describe_groups, parameter_groups
 from trainer.precision import Precision
@@ -30,7 +31,7 @@ from trainer.saving import Saver
 from trainer.scaler import Scaler
 from trainer.stopwatch import Stopwatch
 from utils.config import Config
-from utils.device import all_finite, choose_device, move
+from utils.device import all_finite, choose_device, move, peak_memory
 from utils.distributed import world_size
 from utils.errors import Interrupted
 from utils.seeding import RandomStates, random_state_kept
@@ -72,6 +73,7 @@ class Trainer:
         self.metrics = Metrics(config, self.device)
         self.freezing = Freezing(config, self.model)
         self.optimizer = build_optimizer(config, parameter_groups(config, self.model, self.freezing))
+        self.gradients = Gradients(self.model, settings.clip_grad_norm)
         self.schedule = Schedule(config, self.optimizer, len(loaders.train))
         self.scaler = Scaler(self.optimizer, self.device, settings.accumulate, self.precision.needs_scaling)
         self.progress = Progress()
@@ -80,6 +82,7 @@ class Trainer:
         self.stopwatch = Stopwatch()
         self.guard = NonFiniteGuard(self.optimizer, self.describe_step)
         self.interrupt = InterruptHandler()
+        self.observers = Observers({})
 
         # Everything that a checkpoint holds. A new part with state needs a line here, and nothing else.
         self.state: dict[str, Any] = {
@@ -113,7 +116,7 @@ class Trainer:
             loss.backward()
             results.append(StepResult(losses, output, targets))
         self.guard(self.scaler.unscale(), self.scaler.overflow)
-        clip_gradients(self.model, self.config.trainer.clip_grad_norm)
+        self.gradients.clip()
         self.optimizer.step()
         return results
 
@@ -169,7 +172,8 @@ class Trainer:
         self.network = self.parallel.network(self.model)
         loader.set_position(progress.epoch, progress.batch)
         self.stopwatch.start()
-        for batch in progress_bar(loader, len(loader), progress.batch, f"epoch {progress.epoch + 1}"):
+        epochs, batches = self.config.trainer.epochs, self.stopwatch.fetch(loader)
+        for batch in progress_bar(batches, epochs * len(loader), progress.step, f"epoch {progress.epoch + 1}/{epochs}"):
             results = self.train_step(self.move(batch))
             if loader.share(progress.batch).own:
                 self.count(self.meter, *results)
@@ -187,7 +191,7 @@ class Trainer:
         self.schedule.after_step()
         if progress.step % self.config.trainer.log_every == 0:
             self.guard.check(self.meter.flush())
-            self.observers.on_step(progress.step, self.scalars(self.meter.window_means()))
+            self.observers.on_step(progress.step, self.scalars(self.meter.window_means()) | self.health())
         self.saver.after_step()
         self.interrupt.check()
 
@@ -219,10 +223,12 @@ class Trainer:
             metric.reset()
         with random_state_kept(), self.average.applied() if self.average else nullcontext():
             for number, batch in enumerate(progress_bar(loader, len(loader), 0, split)):
-                result = self.evaluation_step(self.move(batch))
+                moved = self.move(batch)
+                result = self.evaluation_step(moved)
                 if loader.share(number).own:
                     self.count(meter, result)
                     self.metrics.collect(self.precision.full(result.output), result.targets)
+                    self.observers.on_evaluation_batch(moved, result)
                 self.interrupt.check()
         values = meter.means()
         for name, metric in self.metrics.collected.items():
@@ -238,7 +244,7 @@ class Trainer:
                 for name, values in self.metrics.values(self.precision.full(result.output), result.targets).items():
                     meter.update(name, values, samples)
             if meter is self.meter:
-                self.stopwatch.samples += samples * world_size()
+                self.stopwatch.count(samples * world_size())
 
     def scalars(self, means: dict[str, float]) -> dict[str, float]:
         """Name what a log entry of training holds."""
@@ -247,6 +253,10 @@ class Trainer:
             rates = {}
         lr = float(self.optimizer.param_groups[0]["lr"])
         return {f"train_{name}": value for name, value in means.items()} | {"lr": lr} | rates
+
+    def health(self) -> dict[str, float]:
+        """Measure what else a log entry of training holds; this reads from the device."""
+        return {"grad_norm": self.gradients.norm()} | self.stopwatch.read_window() | peak_memory(self.device)
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to train."""

@@ -175,8 +175,11 @@ class TrainerSection(Section):
 
 
 LoggerSetting = Annotated[
-    bool | dict[str, Any],
-    Field(description="true (default arguments), false (off) or a mapping of arguments."),
+    bool | Literal["if_present"] | dict[str, Any],
+    Field(
+        description="true (default arguments), false (off), a mapping of arguments, or if_present: true if the "
+        "file has not been deleted."
+    ),
 ]
 
 

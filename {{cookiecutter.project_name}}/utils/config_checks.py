@@ -59,8 +59,8 @@ def _uses(data: dict[str, Any]) -> Iterator[_Use]:
             yield _Use(section, Component(type=type_, args=args), (*path, "type"), (*path, "args"))
     if isinstance(loggers := data.get("loggers"), dict):
         for name, setting in loggers.items():
-            absent = setting is False and name in registry.OPTIONAL_LOGGERS
-            if isinstance(setting, bool | dict) and not absent:
+            absent = name in registry.OPTIONAL_LOGGERS and not registry.is_wanted(name, setting)
+            if (isinstance(setting, bool | dict) or setting == "if_present") and not absent:
                 component = Component(type=name, args=setting if isinstance(setting, dict) else {})
                 yield _Use("loggers", component, ("loggers", name), ("loggers", name))
 

@@ -1,5 +1,6 @@
 """Where the tensors live."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -72,3 +73,16 @@ def all_finite(batch: Any) -> bool:
     if isinstance(batch, dict):
         return all(all_finite(value) for value in batch.values())
     return not isinstance(batch, list | tuple) or all(all_finite(value) for value in batch)
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory that this process has used so far, in MB, under the names of a log entry."""
+    peaks = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks["memory_host_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    if device.type == "cuda":
+        peaks["memory_device_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return peaks

@@ -29,8 +29,8 @@ MODULES = {
     "init_weights": "model.init",
 }
 # Files of logger/ that every run uses anyway, and those that a project may do without.
-BUILT_IN_LOGGERS = ("build", "console", "metrics_file", "observer")
-OPTIONAL_LOGGERS = ("layer_watch", "plots", "report", "wandb")
+BUILT_IN_LOGGERS = ("build", "console", "contents", "figures", "metrics_file", "model_graph", "observer")
+OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "wandb")
 
 
 def find(section: str, type_: str) -> Callable[..., Any]:
@@ -71,6 +71,13 @@ def build(section: str, component: Component, /, **injected: Any) -> Any:
         if not from_library(target):
             raise
         raise ConfigError([f"{section}.args: {component.type} says: {error}"]) from error
+
+
+def is_wanted(logger: str, setting: Any) -> bool:
+    """Say whether a setting of `loggers` asks for an observer; those of deleted files may be asked for softly."""
+    if setting == "if_present" and logger in OPTIONAL_LOGGERS:
+        return _exists("logger", logger)
+    return setting is not False
 
 
 def injected_names(section: str, target: Callable[..., Any]) -> set[str]:

@@ -1,0 +1,121 @@
+"""What watching costs a training step: all that the default config watches with, against none of it.
+
+    python benchmarks/watching.py [--blocks 40]
+
+The project's own Trainer trains the default network on the digits, in one thread. Two trainers take turns of a log
+interval each (50 steps and what is due after them), one of them with TensorBoard (scalars, histograms), the figures
+of the task and `plots/`. Processor time is measured, and the median over the turns is reported, so that a machine
+that is busy with other things does not favour one of them. What comes every few turns (histograms, pictures) would
+vanish from a median: it is timed by itself and spread over its interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}}"))
+
+from trainer.build import build_trainer
+from trainer.trainer import Trainer
+from utils.config_files import load_config
+
+CONFIG = Path(__file__).parents[1] / "{{cookiecutter.project_name}}" / "configs" / "image_classification.json"
+
+
+def trainer_for(folder: Path, loggers: dict[str, Any]) -> Trainer:
+    """Make a trainer of the default config in a run folder of its own."""
+    words = ["trainer.device=cpu", "trainer.save_every_epochs=null", "trainer.epochs=1000"]
+    config = load_config([CONFIG], words).model_copy(update={"loggers": loggers})
+    trainer = build_trainer(config)
+    (folder / "checkpoints").mkdir(parents=True)
+    trainer.open_run(folder)
+    trainer.observers.on_start(trainer)
+    return trainer
+
+
+def batches(trainer: Trainer) -> Iterator[Any]:
+    """Return batch after batch, epoch after epoch, as training sees them."""
+    loader = trainer.loaders.train
+
+    def epoch(number: int) -> Iterator[Any]:
+        loader.set_position(number)
+        return trainer.stopwatch.fetch(loader)
+
+    return chain.from_iterable(map(epoch, count()))
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Measure the processor time of all threads, those of the writers included."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=40, help="turns of each")
+    blocks = parser.parse_args().blocks
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        loggers = {"tensorboard": {"histograms_every": None}, "image_figures": True, "plots": True}
+        watched = trainer_for(Path(folder) / "watched", loggers)
+        alone = trainer_for(Path(folder) / "alone", {})
+        alone.observers.members.clear()
+        alone.health = dict  # type: ignore[method-assign,assignment]
+        every = alone.config.trainer.log_every
+        streams = {id(trainer): batches(trainer) for trainer in (watched, alone)}
+
+        def turn(trainer: Trainer) -> None:
+            for _ in range(every):
+                result = trainer.train_step(next(streams[id(trainer)]))
+                trainer.count(trainer.meter, result)
+                trainer.after_step()
+
+        times: dict[int, list[float]] = {id(watched): [], id(alone): []}
+        for number in range(blocks + 2):
+            for trainer in (watched, alone) if number % 2 else (alone, watched):
+                times[id(trainer)].append(seconds(lambda trainer=trainer: turn(trainer)))  # type: ignore[misc]
+        bare, seen = (statistics.median(times[id(trainer)][2:]) / every for trainer in (alone, watched))
+
+        board = watched.observers.members["tensorboard"]
+        board.histograms_every = 200  # type: ignore[attr-defined]
+        step = 200
+        histograms = statistics.median(seconds(lambda: board.on_step(step, {})) for _ in range(7))
+        print(f"a step, watched by nothing:            {1e6 * bare:8.0f} µs")
+        print(f"a step, with everything but histograms:{1e6 * seen:8.0f} µs   {seen / bare - 1:+.1%}")
+        spread = histograms / 200
+        print(
+            f"histograms every 200 steps:            {1e6 * spread:8.0f} µs   {spread / bare:+.1%} ({1e3 * histograms:.0f} ms each)"
+        )
+
+        steps, epochs = len(watched.loaders.train), 10
+        watched.progress.epoch = epochs - 1
+
+        def evaluate(trainer: Trainer) -> None:
+            metrics = trainer.evaluate(trainer.loaders.valid, "val")
+            trainer.observers.on_evaluation(
+                trainer.progress.step, trainer.progress.epoch + 1, metrics | {"lr": 0.0, "seconds": 0.0}, False
+            )
+
+        plain = statistics.median(seconds(lambda: evaluate(alone)) for _ in range(7))
+        evaluate(watched)  # imports matplotlib
+        drawn = statistics.median(seconds(lambda: evaluate(watched)) for _ in range(7))
+        extra = drawn - plain
+        print(
+            f"an evaluation with pictures:           {1e3 * drawn:8.0f} ms, {1e3 * plain:.0f} ms without; every {epochs} epochs of {steps} steps {extra / epochs / steps / bare:+.1%} of a step"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What trackers show of a run, whichever they are: how things are called, hyperparameters, values for histograms."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from utils.config import Config
+
+if TYPE_CHECKING:
+    from trainer.monitor import Monitor
+
+# A histogram of this many values of a tensor looks like that of all of them.
+_ENOUGH = 10_000
+# What makes no difference to the result.
+_NOT_A_HYPERPARAMETER = ("$schema", "name", "loggers", "trainer.save", "trainer.log_every", "trainer.keep_last")
+
+
+def step_tags(scalars: dict[str, float]) -> dict[str, float]:
+    """Name the scalars of a log entry within an epoch: `train_loss` is `steps/train_loss`."""
+    return {f"steps/{name}": value for name, value in scalars.items()}
+
+
+def epoch_tags(scalars: dict[str, float], monitor: "Monitor") -> dict[str, float]:
+    """Name the scalars of an epoch.
+
+    `train_loss` and `val_loss` become `loss/train` and `loss/val`, which trackers show side by side.
+    """
+    tags = {}
+    for name, value in scalars.items():
+        split, _, quantity = name.partition("_")
+        tags[f"{quantity}/{split}" if split in ("train", "val") else f"run/{name}"] = value
+    if monitor.best is not None:
+        tags[f"run/best_{monitor.metric}"] = monitor.best
+    return tags
+
+
+def is_due(step: int, log_every: int, every: int | None) -> bool:
+    """Whether something that is wanted every so many steps comes with the log entry of this step."""
+    return every is not None and step // every > (step - log_every) // every
+
+
+def hyperparameters(config: Config) -> dict[str, float | str]:
+    """Return what may make a difference to the result, by a short path: `optimizer`, `optimizer.lr`."""
+    flat = dict(_flatten(config.model_dump(mode="json", by_alias=True), ""))
+    shown = {path: value for path, value in flat.items() if not path.startswith(_NOT_A_HYPERPARAMETER)}
+    return {path.replace(".args.", ".").removesuffix(".type"): value for path, value in shown.items()}
+
+
+def _flatten(value: Any, path: str) -> Iterator[tuple[str, float | str]]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _flatten(entry, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _flatten(entry, f"{path}.{number}")
+    elif value is not None:
+        yield path, str(value).lower() if isinstance(value, bool) else value
+
+
+def weights_and_gradients(model: nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Return the finite values of each parameter and its gradient, of large ones an evenly spread part."""
+    for name, parameter in model.named_parameters():
+        for kind, tensor in (("weights", parameter), ("weight_gradients", parameter.grad)):
+            if tensor is not None:
+                flat = tensor.detach().flatten()
+                values = flat[:: -(-flat.numel() // _ENOUGH) or 1].float().cpu().numpy()
+                if np.isfinite(values).any():
+                    yield f"{kind}/{name}", values[np.isfinite(values)]
