@@ -50,6 +50,17 @@ OTHER_PARTS = [
 # Everything that watches: histograms every few steps, pictures every other epoch.
 WATCHED = [*DIGITS, "loggers={tensorboard: {histograms_every: 4}, image_figures: {every: 2}, plots: true}"]
 
+# In 16 bits, a batch in three pieces, and an average of the weights that is evaluated in their place.
+HALF = [
+    *DIGITS,
+    "trainer.precision=bf16",
+    "trainer.accumulate=3",
+    "trainer.ema=0.9",
+    "trainer.channels_last=true",
+    "trainer.deterministic=true",
+]
+SCALED = [*OTHER_PARTS, "trainer.precision=fp16", "trainer.ema=0.5"]
+
 # Windows has neither fork nor the signals of a terminal.
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="runs are started by fork and ended by POSIX signals")
 

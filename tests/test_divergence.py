@@ -82,7 +82,7 @@ class OwnLoss(Trainer):
 
     penalties: Callable[[], float] = staticmethod(lambda: 0.0)
 
-    def train_step(self, batch: Any) -> StepResult:
+    def train_step(self, batch: Any) -> list[StepResult]:
         """Update the weights once."""
         inputs, targets = batch
         self.optimizer.zero_grad()
@@ -92,7 +92,7 @@ class OwnLoss(Trainer):
         loss.backward()
         self.guard(loss)
         self.optimizer.step()
-        return StepResult(losses, output, targets)
+        return [StepResult(losses, output, targets)]
 
 
 def make(run: Path, optimizer: str, kind: type[Trainer] = Trainer, **trainer: Any) -> Trainer:
@@ -130,7 +130,7 @@ def state_after(run: Path, optimizer: str, steps: int) -> dict[str, Any]:
     trainer = make(run, optimizer)
     step = trainer.train_step
 
-    def counted(batch: Any) -> StepResult:
+    def counted(batch: Any) -> list[StepResult]:
         if trainer.progress.step == steps:
             raise StopAt
         return step(batch)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from runs import (
     DIGITS,
+    HALF,
     KILLED,
     NOISY,
     OTHER_PARTS,
+    SCALED,
     WATCHED,
     WORKERS,
     Experiment,
@@ -42,8 +44,8 @@ def order(epoch: int) -> list[int]:
 
 @pytest.mark.parametrize(
     "words",
-    [DIGITS, NOISY, WORKERS, OTHER_PARTS, WATCHED],
-    ids=["digits", "noisy", "workers", "other parts", "watched"],
+    [DIGITS, NOISY, WORKERS, OTHER_PARTS, WATCHED, HALF, SCALED],
+    ids=["digits", "noisy", "workers", "other parts", "watched", "half", "scaled"],
 )
 def test_kills_at_random_moments_change_no_bit(lab: Lab, words: list[str], tmp_path: Path) -> None:
     reference = lab.reference(words)

@@ -3,7 +3,7 @@
 The environment variable CHAOS says what: `step:5:KILL` kills the process with SIGKILL at its fifth training
 step. An event is one that `Chaos` counts (see there); what happens is a signal (KILL and STOP for this process,
 INT and TERM for its whole group, as a terminal or Slurm sends them; `INT+TERM` sends both) or, for `loss`, a
-number that is added to the loss (`nan`, `inf`).
+number that is added to the loss (`nan`, `inf`). It happens once if ONCE names a file, which remembers it.
 """
 
 import builtins
@@ -158,6 +158,10 @@ class Chaos(Observer):
     def _happens(self, event: str) -> None:
         if not self._count(event):
             return
+        if "ONCE" in os.environ:
+            if Path(os.environ["ONCE"]).exists():
+                return
+            Path(os.environ["ONCE"]).touch()
         for name in self.action.split("+"):
             if name in ("KILL", "STOP"):
                 os.kill(os.getpid(), signal.Signals[f"SIG{name}"])

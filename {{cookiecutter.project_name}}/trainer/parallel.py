@@ -51,8 +51,7 @@ class Parallel:
         if self._network is None or trained != self._trained:
             self._trained = trained
             devices = [self.device] if self.device.type == "cuda" else None
-            # Buffers need no broadcast: those of normalisation are computed from the whole batch on every process.
-            self._network = DistributedDataParallel(model, devices, broadcast_buffers=False)
+            self._network = DistributedDataParallel(model, devices)
         return self._network
 
     def exchange_gradients(self, model: nn.Module, now: bool) -> None:

@@ -82,6 +82,12 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def peer_was_lost(error: BaseException) -> bool:
+    """Whether an error says that a process, with which this one was exchanging something, is no longer there."""
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+    return world_size() > 1 and any(text in str(error) for text in lost)
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor that is divided among the processes in one piece, on all of them; others as they are."""
     full: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -7,6 +7,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 
+from utils.distributed import peer_was_lost, rank
+
 
 class UserError(Exception):
     """A mistake of the user: one readable message, exit code 2, no traceback."""
@@ -84,11 +86,16 @@ def run(main: Callable[[], int]) -> int:
         if not _nobody_listens():
             raise
         return 141  # 128 + SIGPIPE, as a shell reports it
+    except RuntimeError as error:
+        if not peer_was_lost(error):
+            raise
+        code, message = 1, "another process of this training has ended, and this one with it"
     except OSError as error:
         if not disk_is_full(error):
             raise
         code, message = 1, "the disk is full; what was saved before is whole"
     finally:
         threading.excepthook = hook
-    print(message, file=sys.stderr)
+    if rank() == 0 or code not in (3, 130, 143):  # these end all processes at once, and the main one speaks for them
+        print(message, file=sys.stderr)
     return code

@@ -1,0 +1,192 @@
+"""Several processes train as one would: the same steps, the same numbers, one checkpoint, one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from baking import ENVIRONMENT
+from runs import (
+    DIGITS,
+    KILLED,
+    STOPPED,
+    Experiment,
+    Lab,
+    Process,
+    Result,
+    differences,
+    needs_posix,
+    shared_lab,
+    traces_of,
+)
+
+pytestmark = needs_posix
+
+# 1,257 training samples: eight batches of 157 and one sample, of which all processes but one get nothing.
+EVEN = [
+    *(word for word in DIGITS if not word.startswith(("data_loader", "lr_scheduler"))),
+    "data_loader.args.batch_size=157",
+    "model.args.dropout=0",
+    "metrics=[{type: accuracy}, {type: MulticlassF1Score, args: {num_classes: 10}}]",
+    "trainer.epochs=2",
+    "loggers={chaos: true}",
+]
+PIECES = [*EVEN, "trainer.clip_grad_norm=1.0", "trainer.ema=0.9", "loss.args.label_smoothing=0.1"]
+
+
+@pytest.fixture(scope="session")
+def lab(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return shared_lab(full, tmp_path_factory.getbasetemp() / "lab")
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def start(lab: Lab, words: list[str], processes: int, chaos: str = "") -> list[Process]:
+    """Start the processes of one training as torchrun does, which says in the environment who is who."""
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [lab.start(*words, chaos=chaos, **shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(processes)]
+
+
+def train(lab: Lab, words: list[str], processes: int, chaos: str = "") -> list[Result]:
+    return [lab.wait(process) for process in start(lab, words, processes, chaos)]
+
+
+def succeed(lab: Lab, words: list[str], processes: int) -> list[Result]:
+    results = train(lab, words, processes)
+    assert [result.code for result in results] == [0] * processes, "\n".join(result.err for result in results)
+    return results
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if name != "timing"} for line in lines]
+
+
+def close(one: Path, other: Path, tolerance: float) -> bool:
+    """Whether two runs measured the same, and ended with the same weights, up to rounding."""
+    for a, b in zip(metrics_of(one), metrics_of(other), strict=True):
+        assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
+    weights = [torch.load(run / "checkpoints" / "last.pth", weights_only=True)["model"] for run in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=tolerance, atol=tolerance)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [
+        (EVEN, ["trainer.strategy=ddp"]),
+        (EVEN, ["trainer.strategy=fsdp"]),
+        (PIECES, ["trainer.strategy=ddp"]),
+        (PIECES, ["trainer.strategy=fsdp"]),
+    ],
+    ids=["ddp", "fsdp", "ddp, clipped and averaged", "fsdp, clipped and averaged"],
+)
+def test_any_number_of_processes_trains_alike(lab: Lab, tmp_path: Path, words: list[str], others: list[str]) -> None:
+    lab.reference(words)
+    alone = next((lab.folder / f"reference-{list(lab._references).index(' '.join(words))}").glob("*/*"))
+    together = Experiment(lab, tmp_path, [*words, *others])
+    said = succeed(lab, together.arguments(), 3 if words is EVEN and "ddp" in others[0] else 2)
+    assert close(together.run, alone, 2e-3)
+    assert [result.out for result in said[1:]] == [""] * (len(said) - 1), "one process speaks for all"
+    assert "Warning" not in "".join(result.err for result in said)
+
+
+def test_a_run_goes_on_with_another_strategy_and_number_of_processes(lab: Lab, tmp_path: Path) -> None:
+    """One epoch sharded over two processes, one of copies on two, one on a single process; then against one alone."""
+    words = [*PIECES, "trainer.epochs=3"]
+    mixed, alone = Experiment(lab, tmp_path / "mixed", words), Experiment(lab, tmp_path / "alone", words)
+    succeed(lab, [*mixed.arguments(), "trainer.epochs=1", "trainer.strategy=fsdp"], 2)
+    succeed(lab, ["-r", str(mixed.run), "trainer.epochs=2", "trainer.strategy=ddp"], 2)
+    result = lab.train("-r", str(mixed.run), "trainer.epochs=3")
+    assert result.code == 0, result.err
+    assert alone.begin().code == 0
+    assert close(mixed.run, alone.run, 5e-3)
+
+
+def test_pieces_of_a_batch_add_up_to_the_whole(lab: Lab, tmp_path: Path) -> None:
+    """Batch normalisation sees a piece at a time, so it is frozen here; the last batch of 1 sample has no two pieces."""
+    words = [*EVEN, "freeze=[features.1, features.5]", "trainer.clip_grad_norm=0.5"]
+    whole, pieces = Experiment(lab, tmp_path / "whole", words), Experiment(lab, tmp_path / "pieces", words)
+    assert whole.begin().code == 0
+    succeed(lab, [*pieces.arguments(), "trainer.accumulate=3"], 2)
+    assert close(pieces.run, whole.run, 2e-3)
+
+
+def test_a_lost_process_ends_all_and_they_go_on_to_the_same_bits(lab: Lab, tmp_path: Path) -> None:
+    words = [word for word in DIGITS if not word.startswith("loggers")] + ["loggers={chaos: true}"]
+    reference = Experiment(lab, tmp_path / "reference", words)
+    succeed(lab, reference.arguments(), 2)
+
+    run = Experiment(lab, tmp_path / "run", words)
+    main, other = start(lab, run.arguments(), 2, chaos="step:10:STOP")
+    assert lab.wait(main).code == STOPPED
+    os.kill(other.pid, signal.SIGKILL)
+    os.kill(main.pid, signal.SIGCONT)
+    assert lab.wait(other).code == KILLED
+    ended = lab.wait(main)
+    assert ended.code == 1
+    assert ended.err.strip().endswith("another process of this training has ended, and this one with it")
+    assert "Traceback" not in ended.err
+
+    stopped = train(lab, ["-r", str(run.run)], 2, chaos="step:4:TERM")  # one process gets the signal, both stop
+    assert [result.code for result in stopped] == [128 + signal.SIGTERM] * 2
+    assert "to go on: python train.py -r" in stopped[0].err
+    assert stopped[1].err == ""
+    succeed(lab, ["-r", str(run.run)], 2)
+    assert differences(traces_of(run.run), traces_of(reference.run)) == []
+
+
+def torchrun(lab: Lab, *words: str, **env: str) -> subprocess.Popen[str]:
+    """Start torchrun itself."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *words],
+        cwd=lab.project,
+        env={**ENVIRONMENT, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+def test_two_machines_restart_together_after_a_kill_and_end_with_the_same_bits(lab: Lab, tmp_path: Path) -> None:
+    """Two agents of torchrun, as on two machines; the main process is killed in the middle of the second epoch."""
+    words = [word for word in DIGITS if not word.startswith("loggers")] + ["loggers={chaos: true}"]
+    reference, run = Experiment(lab, tmp_path / "reference", words), Experiment(lab, tmp_path / "run", words)
+    succeed(lab, reference.arguments(), 2)
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=1", "--rdzv-backend=c10d", "--monitor-interval=0.5"]
+    meeting += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=together", "train.py", *run.arguments()]
+    agents = [torchrun(lab, *meeting, CHAOS="step:10:KILL", ONCE=str(tmp_path / "once")) for _ in range(2)]
+    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
+    assert "going on from" in "".join(said)
+    assert differences(traces_of(run.run), traces_of(reference.run)) == []
+
+
+def test_sigterm_to_the_agent_ends_in_a_checkpoint(lab: Lab, tmp_path: Path) -> None:
+    run = Experiment(lab, tmp_path, [*DIGITS, "trainer.epochs=1000", "lr_scheduler=null", "trainer.monitor=null"])
+    agent = torchrun(lab, "--standalone", "--nproc-per-node=2", "train.py", *run.arguments())
+    assert agent.stdout
+    for line in agent.stdout:
+        if line.startswith("epoch    2/"):
+            agent.send_signal(signal.SIGTERM)
+            break
+    rest = agent.stdout.read()
+    assert agent.wait(timeout=60) != 0
+    assert "stopped by SIGTERM after step" in rest
+    assert rest.count("to go on: python train.py -r") == 1
+    state = torch.load(run.run / "checkpoints" / "last.pth", weights_only=True)
+    assert state["progress"]["step"] > 14
