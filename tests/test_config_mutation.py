@@ -96,7 +96,8 @@ def filled_up(file: Path) -> dict[str, Any]:
     for section, component in components:
         target = registry.find(section, component["type"])
         for name, parameter in inspect.signature(target).parameters.items():
-            if name not in registry.injected_names(section, target) and parameter.default is not None:
+            given = name in registry.injected_names(section, target)
+            if not given and parameter.default not in (None, parameter.empty):
                 component["args"].setdefault(name, parameter.default)
     return dict(json.loads(json.dumps(data)))  # tuples become lists
 

@@ -153,7 +153,8 @@ def test_a_logger_that_is_off_need_not_be_there() -> None:
     ],
 )
 def test_a_config_that_does_not_fit_the_data_is_refused(word: str, message: str) -> None:
-    config = load_config([CONFIGS[0]], ["trainer.epochs=20", "lr_scheduler.type=CosineAnnealingLR", word])
+    schedule = "lr_scheduler={type: CosineAnnealingLR, args: {T_max: 20}}"
+    config = load_config([CONFIGS[0]], ["trainer.epochs=20", schedule, word])
     assert "".join(check_against_data(config, steps_per_epoch=16, train_size=1000)).startswith(message)
     assert message or not check_against_data(config, steps_per_epoch=16, train_size=1000)
 
