@@ -83,7 +83,7 @@ def look(tensorboard: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             return not missing
 
         try:
-            WebDriverWait(driver, timeout=120).until(all_there)
+            WebDriverWait(driver, timeout=60).until(all_there)
         except Exception as error:
             if "SCREENSHOTS" in os.environ:
                 driver.save_screenshot(str(Path(os.environ["SCREENSHOTS"]) / f"{tab}.png"))
