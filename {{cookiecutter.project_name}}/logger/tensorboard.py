@@ -80,7 +80,7 @@ class TensorBoard(Observer):
 
     def on_figure(self, name: str, figure: "Figure", step: int) -> None:
         """Write a picture."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
 
         # Not by `add_figure`, which draws with pyplot, and once more for every tracker.
         png = picture(figure)
