@@ -2,11 +2,11 @@
 
     python benchmarks/watching.py [--blocks 40]
 
-The project's own Trainer trains the default network on the digits, in one thread. Two trainers take turns of a log
-interval each (50 steps and what is due after them), one of them with TensorBoard (scalars, histograms), the figures
-of the task and `plots/`. Processor time is measured, and the median over the turns is reported, so that a machine
-that is busy with other things does not favour one of them. What comes every few turns (histograms, pictures) would
-vanish from a median: it is timed by itself and spread over its interval.
+The project's own Trainer trains the default network on the digits, in one thread. Two trainers take turns, step by
+step, one of them with TensorBoard, the figures of the task and `plots/`. Processor time is measured, summed over a log
+interval (50 steps and what is due after them), and the median over the intervals is reported, so that a machine that
+is busy with other things does not favour one of them. What comes less often (histograms, pictures) would vanish from
+a median: it is timed by itself and spread over its interval.
 """
 
 from __future__ import annotations
@@ -76,45 +76,39 @@ def main() -> None:
         every = alone.config.trainer.log_every
         streams = {id(trainer): batches(trainer) for trainer in (watched, alone)}
 
-        def turn(trainer: Trainer) -> None:
-            for _ in range(every):
-                result = trainer.train_step(next(streams[id(trainer)]))
-                trainer.count(trainer.meter, result)
-                trainer.after_step()
+        def step(trainer: Trainer) -> None:
+            trainer.count(trainer.meter, *trainer.train_step(next(streams[id(trainer)])))
+            trainer.after_step()
 
-        times: dict[int, list[float]] = {id(watched): [], id(alone): []}
-        for number in range(blocks + 2):
-            for trainer in (watched, alone) if number % 2 else (alone, watched):
-                times[id(trainer)].append(seconds(lambda trainer=trainer: turn(trainer)))  # type: ignore[misc]
-        bare, seen = (statistics.median(times[id(trainer)][2:]) / every for trainer in (alone, watched))
+        rows = []
+        for _ in range(blocks + 1):
+            row = [0.0, 0.0]
+            for number in range(every):
+                for which in (0, 1) if number % 2 else (1, 0):
+                    row[which] += seconds(lambda which=which: step((alone, watched)[which]))  # type: ignore[misc]
+            rows.append(row)
+        bare = statistics.median(row[0] for row in rows[1:]) / every
+        seen = bare * statistics.median(row[1] / row[0] for row in rows[1:])
+        print(f"a step, watched by nothing {1e6 * bare:16.0f} µs")
+        print(f"… by everything but what follows {1e6 * (seen - bare):+10.0f} µs {seen / bare - 1:+8.1%}")
 
-        board = watched.observers.members["tensorboard"]
-        board.histograms_every = 200  # type: ignore[attr-defined]
-        step = 200
-        histograms = statistics.median(seconds(lambda: board.on_step(step, {})) for _ in range(7))
-        print(f"a step, watched by nothing:            {1e6 * bare:8.0f} µs")
-        print(f"a step, with everything but histograms:{1e6 * seen:8.0f} µs   {seen / bare - 1:+.1%}")
-        spread = histograms / 200
-        print(
-            f"histograms every 200 steps:            {1e6 * spread:8.0f} µs   {spread / bare:+.1%} ({1e3 * histograms:.0f} ms each)"
-        )
+        def report(what: str, costs: list[float], steps: int) -> None:
+            cost = statistics.median(costs)
+            spread = f"{1e6 * cost / steps:+10.0f} µs {cost / steps / bare:+8.1%}"
+            print(f"{what:<32} {spread}   ({1e3 * cost:.1f} ms every {steps} steps)")
 
-        steps, epochs = len(watched.loaders.train), 10
-        watched.progress.epoch = epochs - 1
+        board: Any = watched.observers.members["tensorboard"]
+        board.histograms_every = 200
+        report("… by histograms", [seconds(lambda: board.on_step(200, {})) for _ in range(9)][2:], 200)
+        watched.progress.epoch = 49
+        costs = [seconds(lambda: evaluate(watched)) - seconds(lambda: evaluate(alone)) for _ in range(7)]
+        report("… by pictures", costs[2:], 50 * len(watched.loaders.train))
 
-        def evaluate(trainer: Trainer) -> None:
-            metrics = trainer.evaluate(trainer.loaders.valid, "val")
-            trainer.observers.on_evaluation(
-                trainer.progress.step, trainer.progress.epoch + 1, metrics | {"lr": 0.0, "seconds": 0.0}, False
-            )
 
-        plain = statistics.median(seconds(lambda: evaluate(alone)) for _ in range(7))
-        evaluate(watched)  # imports matplotlib
-        drawn = statistics.median(seconds(lambda: evaluate(watched)) for _ in range(7))
-        extra = drawn - plain
-        print(
-            f"an evaluation with pictures:           {1e3 * drawn:8.0f} ms, {1e3 * plain:.0f} ms without; every {epochs} epochs of {steps} steps {extra / epochs / steps / bare:+.1%} of a step"
-        )
+def evaluate(trainer: Trainer) -> None:
+    """Evaluate, and let the observers know."""
+    metrics = trainer.evaluate(trainer.loaders.valid, "val") | {"lr": 0.0, "seconds": 0.0}
+    trainer.observers.on_evaluation(trainer.progress.step, trainer.progress.epoch + 1, metrics, False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What trackers show of a run, whichever they are: how things are called, hyperparameters, values for histograms."""
 
+import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,11 @@ from torch import nn
 from utils.config import Config
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from trainer.monitor import Monitor
+
+_pictures: "WeakKeyDictionary[Figure, bytes]" = WeakKeyDictionary()
 
 # A histogram of this many values of a tensor looks like that of all of them.
 _ENOUGH = 10_000
@@ -69,3 +75,12 @@ def weights_and_gradients(model: nn.Module) -> Iterator[tuple[str, NDArray[np.fl
                 values = flat[:: -(-flat.numel() // _ENOUGH) or 1].float().cpu().numpy()
                 if np.isfinite(values).any():
                     yield f"{kind}/{name}", values[np.isfinite(values)]
+
+
+def picture(figure: "Figure") -> bytes:
+    """Return a figure as PNG; each is drawn once, however many trackers ask for it."""
+    if figure not in _pictures:
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=120)
+        _pictures[figure] = stream.getvalue()
+    return _pictures[figure]

@@ -23,8 +23,8 @@ class Figures(Observer):
     observers of the run.
     """
 
-    def __init__(self, run_dir: Path, every: PositiveInt = 10) -> None:
-        """Draw after every `every`-th epoch and after the last."""
+    def __init__(self, run_dir: Path, every: PositiveInt = 50) -> None:
+        """Draw after every `every`-th epoch and after the last; where epochs are long, 1 costs nothing."""
         super().__init__(run_dir)
         self.every = every
         self._collecting = False

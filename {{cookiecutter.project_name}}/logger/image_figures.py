@@ -27,7 +27,7 @@ class ImageFigures(Figures):
     """Draws from batches of images `(n, channels, height, width)` with class numbers, and class scores for them."""
 
     def __init__(
-        self, run_dir: Path, every: PositiveInt = 10, images: PositiveInt = 24, class_names: list[str] | None = None
+        self, run_dir: Path, every: PositiveInt = 50, images: PositiveInt = 24, class_names: list[str] | None = None
     ) -> None:
         """Draw after every `every`-th epoch and after the last.
 
@@ -114,29 +114,36 @@ def draw_images(shown: Shown, names: list[str], title: str) -> "Figure":
 
     images = shown[0].float().cpu().numpy()
     columns = min(_COLUMNS, len(images))
-    sheet, corners = _sheet(images, columns)
-    figure = Figure(figsize=(1 + columns, 0.6 + 1.3 * -(-len(images) // columns)), layout="constrained")
-    axis: Axes = figure.subplots()
+    short = max(map(len, names)) < 4
+    sheet, corners = _sheet(images, columns, above=0.3 if short else 0.45)
+    height = 0.5 + 1.3 * -(-len(images) // columns)
+    figure = Figure(figsize=(1 + columns, height))
+    # A place by hand: to let matplotlib find one would take as long again as drawing.
+    axis: Axes = figure.add_axes((0.02, 0.02, 0.96, 0.96 - 0.4 / height))
     axis.imshow(sheet, cmap="gray", interpolation="nearest")
     axis.axis("off")
     axis.set_title(title, fontsize=11)
     for (x, y), true, predicted, sure in zip(corners, *(part.tolist() for part in shown[1:]), strict=True):
         right = true == predicted
-        label = names[true] if right else f"{names[predicted]}, not {names[true]}"
+        label = f"{names[predicted]}  {sure:.0%}"
+        if not right:
+            label += f"{', ' if short else chr(10)}not {names[true]}"
         colour = RIGHT if right else WRONG
-        axis.text(x, y, f"{label}  {sure:.0%}", ha="center", va="bottom", fontsize=9, color=colour)
+        axis.text(x, y, label, ha="center", va="bottom", fontsize=9, color=colour)
     return figure
 
 
-def _sheet(images: NDArray[np.float32], columns: int) -> tuple[NDArray[np.float32], list[tuple[float, float]]]:
+def _sheet(
+    images: NDArray[np.float32], columns: int, above: float
+) -> tuple[NDArray[np.float32], list[tuple[float, float]]]:
     """Put images into one, which is drawn much faster than each by itself; with the places of their labels."""
     n, channels, height, width = images.shape
     low, high = float(images.min()), float(images.max())
     scaled = np.moveaxis((images - low) / max(high - low, 1e-9), 1, -1)
     scaled = scaled[..., :3] if channels >= 3 else scaled[..., :1].repeat(3, axis=-1)
-    gap, above = 0.1 * width, 0.3 * height
+    gap = 0.1 * width
     rows = -(-n // columns)
-    row, column = round(height + above), round(width + max(1, gap))
+    row, column = round(height * (1 + above)), round(width + max(1, gap))
     sheet = np.ones((rows * row, columns * column, 3), np.float32)
     corners = []
     for number, image in enumerate(scaled):
@@ -151,13 +158,15 @@ def draw_confusion(matrix: NDArray[np.float32], names: list[str]) -> "Figure":
     from matplotlib.figure import Figure
 
     classes = len(matrix)
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
-    axis: Axes = figure.subplots()
+    longest = max(map(len, names))
+    margin = 0.1 + 0.01 * min(longest, 20)
+    figure = Figure(figsize=(6, 6))
+    axis: Axes = figure.add_axes((margin, margin, 0.95 - margin, 0.95 - margin))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted class", ylabel="true class", title="confusion matrix of the validation data")
     if classes <= 30:
-        axis.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 4 else 90)
+        axis.set_xticks(range(classes), names, rotation=0 if longest < 4 else 90)
         axis.set_yticks(range(classes), names)
         for true, predicted in np.argwhere(matrix > 0).tolist():
             colour = "white" if shares[true, predicted] > 0.5 else "black" if true == predicted else WRONG

@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
+from logger.contents import picture
 from logger.observer import Observer
 
 if TYPE_CHECKING:
@@ -50,4 +51,4 @@ class Plots(Observer):
 
     def _save(self, figure: "AnyFigure", name: str) -> None:
         (self.run_dir / "plots").mkdir(exist_ok=True)
-        figure.savefig(self.run_dir / "plots" / f"{name}.png", dpi=120)
+        (self.run_dir / "plots" / f"{name}.png").write_bytes(picture(figure))

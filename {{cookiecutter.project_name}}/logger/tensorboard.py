@@ -1,5 +1,6 @@
 """TensorBoard: `tensorboard --logdir saved`."""
 
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveInt
 
 from logger.console import log
-from logger.contents import epoch_tags, hyperparameters, is_due, step_tags, weights_and_gradients
+from logger.contents import epoch_tags, hyperparameters, is_due, picture, step_tags, weights_and_gradients
 from logger.model_graph import model_graph
 from logger.observer import AppendOnlyFiles, Observer
 
@@ -55,10 +56,7 @@ class TensorBoard(Observer):
         self._writer.add_text("parameter groups", trainer.describe_groups().replace("\n", "\n\n"), 0)
         quantities = ["loss", *trainer.metrics.per_sample, *trainer.metrics.collected]
         self._writer.add_custom_scalars(_layout(quantities))
-        shown = [f"run/best_{trainer.monitor.metric}"] if trainer.monitor.metric else []
-        shown += [f"{quantity}/val" for quantity in quantities]
-        for summary in _hyperparameters(hyperparameters(trainer.config), shown)[:2]:
-            self._writer.file_writer.add_summary(summary)
+        self._writer.file_writer.add_summary(_hyperparameters(hyperparameters(trainer.config))[0])
         try:
             self._writer.file_writer.add_graph(model_graph(trainer))
         except Exception as error:  # the tracer of torch may raise anything
@@ -82,7 +80,13 @@ class TensorBoard(Observer):
 
     def on_figure(self, name: str, figure: "Figure", step: int) -> None:
         """Write a picture."""
-        self._writer.add_figure(name, figure, step, close=False)
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
+
+        # Not by `add_figure`, which draws with pyplot, and once more for every tracker.
+        png = picture(figure)
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def on_text(self, name: str, text: str, step: int) -> None:
         """Write a text."""
@@ -90,7 +94,7 @@ class TensorBoard(Observer):
 
     def on_end(self, trainer: "Trainer") -> None:
         """Mark the run as finished in the table of hyperparameters."""
-        self._writer.file_writer.add_summary(_hyperparameters({}, [])[2])
+        self._writer.file_writer.add_summary(_hyperparameters({})[1])
 
     def close(self) -> None:
         """Write what is waiting."""
@@ -128,11 +132,13 @@ def _layout(quantities: list[str]) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def _hyperparameters(values: dict[str, float | str], metrics: list[str]) -> Any:
-    """Make three entries for the tab HParams: what there is, this run's values, and that it has come to its end.
+def _hyperparameters(values: dict[str, float | str]) -> tuple[Any, Any]:
+    """Make two entries for the tab HParams: the values of a run, and that it has come to its end.
 
-    `SummaryWriter.add_hparams` would put them into a folder of its own, as another run.
+    `SummaryWriter.add_hparams` would put them into a folder of its own, as another run. It would also write down which
+    columns the table has; without that, TensorBoard takes those of all runs, and shows first what differs.
     """
     from torch.utils.tensorboard.summary import hparams
 
-    return hparams(values, dict.fromkeys(metrics, 0.0))
+    _, start, end = hparams(values, {})
+    return start, end

@@ -3,13 +3,14 @@
 Log in with `wandb login`, or set WANDB_API_KEY; neither is ever written into a run's folder.
 """
 
+import io
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
 
-from logger.contents import epoch_tags, hyperparameters, is_due, step_tags, weights_and_gradients
+from logger.contents import epoch_tags, hyperparameters, is_due, picture, step_tags, weights_and_gradients
 from logger.observer import Observer
 from utils.errors import UserError
 
@@ -93,7 +94,9 @@ class WandB(Observer):
 
     def on_figure(self, name: str, figure: "Figure", step: int) -> None:
         """Report a picture."""
-        self._report({name: self.wandb.Image(figure)}, step)
+        from PIL import Image  # it comes with matplotlib, which has drawn the picture
+
+        self._report({name: self.wandb.Image(Image.open(io.BytesIO(picture(figure))))}, step)
 
     def on_text(self, name: str, text: str, step: int) -> None:
         """Report a text."""

@@ -155,6 +155,8 @@ class Saver:
             lines.append(f"best {monitor.metric} {monitor.best:.4g}, in epoch {monitor.best_epoch}")
         lines.append(f"evaluate: python test.py -r {self.run_dir}")
         lines.append(f"look:     tensorboard --logdir {self.run_dir.parent}")
+        if (self.run_dir / "plots").exists():
+            lines.append(f"pictures: {self.run_dir / 'plots'}")
         return "\n".join(lines)
 
     def _warn_of_scarce_space(self) -> None:
