@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
+    from utils.errors import Diverged
 
 
 class Observer:
@@ -31,6 +32,9 @@ class Observer:
 
     def on_end(self, trainer: "Trainer") -> None:
         """Training has reached its end; not called when it was stopped before."""
+
+    def on_failure(self, trainer: "Trainer", error: "Diverged") -> None:
+        """Training breaks off because a loss is not finite; `error.ago` says how many steps before the latest."""
 
     def close(self) -> None:
         """Finish writing; called last, however the run ended."""
@@ -69,6 +73,11 @@ class Observers(Observer):
         """Tell all."""
         for member in self.members.values():
             member.on_end(trainer)
+
+    def on_failure(self, trainer: "Trainer", error: "Diverged") -> None:
+        """Tell all."""
+        for member in self.members.values():
+            member.on_failure(trainer, error)
 
     def close(self) -> None:
         """Close all."""

@@ -44,7 +44,7 @@ class NonFiniteGuard:
             self._raised = bad if self._raised is None else self._raised | bad
             self.optimizer.found_inf = self._raised.float()  # type: ignore[attr-defined]
         elif bad:
-            raise Diverged(self.describe(0))
+            raise Diverged(self.describe(0), ago=0)
 
     def check(self, losses: list[float]) -> None:
         """Look at the losses of the latest steps, oldest first, and at the flags that went up in them.
@@ -59,7 +59,8 @@ class NonFiniteGuard:
         for bad in ([not math.isfinite(loss) for loss in losses], flags):
             if any(bad):
                 self.check_weights()
-                raise Diverged(self.describe(len(bad) - bad.index(True)))  # of the first one
+                ago = len(bad) - bad.index(True)  # of the first one
+                raise Diverged(self.describe(ago), ago)
 
     def check_weights(self) -> None:
         """Look at the weights: a loss that is finite may still have a gradient that is not.

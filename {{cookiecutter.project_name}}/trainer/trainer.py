@@ -24,7 +24,7 @@ from trainer.saving import Saver
 from trainer.stopwatch import Stopwatch
 from utils.config import Config
 from utils.device import all_finite, choose_device, move
-from utils.errors import Interrupted
+from utils.errors import Diverged, Interrupted
 from utils.seeding import RandomState, random_state_kept
 
 
@@ -126,6 +126,9 @@ class Trainer:
         except Interrupted as stop:
             self.saver.save("last.pth")
             raise Interrupted(stop.signum, self.saver.farewell(stop.signum)) from None
+        except Diverged as error:
+            self.observers.on_failure(self, error)
+            raise
         finally:
             self.observers.close()
 
