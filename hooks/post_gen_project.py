@@ -57,6 +57,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tests/test_find_lr.py",
         "trainer/find_lr.py",
     ),
+    "layer_watch": (
+        "logger/layer_watch.py",
+        "replay.py",
+        "tests/test_layer_watch.py",
+        "utils/layer_probe.py",
+    ),
     "overfit": (
         "tests/test_overfit.py",
         "trainer/overfit.py",

@@ -20,6 +20,7 @@ DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt")
 
 # A project of the same name would stand in for the library when its dependencies are installed.
 DEPENDENCIES = {
+    "jinja2",
     "matplotlib",
     "mypy",
     "numpy",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from trainer.trainer import StepResult, Trainer
+    from utils.errors import Diverged
 
 
 class Observer:
@@ -44,6 +45,9 @@ class Observer:
 
     def on_end(self, trainer: "Trainer") -> None:
         """Training has reached its end; not called when it was stopped before."""
+
+    def on_failure(self, trainer: "Trainer", error: "Diverged") -> None:
+        """Training breaks off because a loss is not finite; `error.ago` says how many steps before the latest."""
 
     def close(self) -> None:
         """Finish writing; called last, however the run ended."""
@@ -98,6 +102,11 @@ class Observers(Observer):
         """Tell all."""
         for member in self.members.values():
             member.on_end(trainer)
+
+    def on_failure(self, trainer: "Trainer", error: "Diverged") -> None:
+        """Tell all."""
+        for member in self.members.values():
+            member.on_failure(trainer, error)
 
     def close(self) -> None:
         """Close all."""

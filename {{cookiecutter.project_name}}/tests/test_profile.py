@@ -38,7 +38,8 @@ def test_slow_data_are_told_from_a_slow_step(
 ) -> None:
     """The work of the one stands still for a moment; it is 100 times what the other takes."""
     trainer = tiny()
-    monkeypatch.setattr(profile, "STEPS", 4)
+    monkeypatch.setattr(profile, "STEPS", 2)
+    monkeypatch.setattr(profile, "ROUNDS", 2)
     monkeypatch.setattr(profile, "trace", lambda *_: None)
     owner: Any = trainer.loaders.train.dataset if slow else trainer
     name = "__getitems__" if slow else "train_step"

@@ -49,7 +49,7 @@ class NonFiniteGuard:
             skip = self._raised if overflow is None else self._raised | overflow
             self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         elif bad:
-            raise Diverged(self.describe(0))
+            raise Diverged(self.describe(0), ago=0)
         elif overflow is not None and overflow:
             self.optimizer.zero_grad()  # a parameter without a gradient is passed over
 
@@ -66,7 +66,8 @@ class NonFiniteGuard:
         for bad in ([not math.isfinite(loss) for loss in losses], flags):
             if any(bad):
                 self.check_weights()
-                raise Diverged(self.describe(len(bad) - bad.index(True)))  # of the first one
+                ago = len(bad) - bad.index(True)  # of the first one
+                raise Diverged(self.describe(ago), ago)
 
     def check_weights(self) -> None:
         """Look at the weights: a loss that is finite may still have a gradient that is not.

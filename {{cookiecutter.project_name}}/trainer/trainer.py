@@ -33,7 +33,7 @@ from trainer.stopwatch import Stopwatch
 from utils.config import Config
 from utils.device import all_finite, choose_device, move, peak_memory
 from utils.distributed import world_size
-from utils.errors import Interrupted
+from utils.errors import Diverged, Interrupted
 from utils.seeding import RandomStates, random_state_kept
 
 
@@ -161,6 +161,9 @@ class Trainer:
         except Interrupted as stop:
             self.saver.save("last.pth")
             raise Interrupted(stop.signum, self.saver.farewell(stop.signum)) from None
+        except Diverged as error:
+            self.observers.on_failure(self, error)
+            raise
         finally:
             self.observers.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "numpy", "pydantic", "PyYAML", "tensorboard", "torchmetrics", "scikit-learn")
+_PACKAGES = ("torch", "numpy", "pydantic", "PyYAML", "tensorboard", "torchmetrics", "scikit-learn", "matplotlib")
 
 
 def record_environment(run_dir: Path, device: torch.device, seed: int) -> None:
@@ -38,6 +38,8 @@ def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD"), "untracked": _untracked()},
@@ -61,8 +63,11 @@ def _git(*arguments: str) -> str | None:
     folder = Path(__file__).resolve().parent
     try:
         answer = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, errors="replace", timeout=20
+            ["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    if answer.returncode != 0:
+        return None
+    # A diff is kept to the last blank, so that `git apply` takes it.
+    return answer.stdout if arguments[0] == "diff" else answer.stdout.strip()

@@ -25,7 +25,11 @@ class ConfigError(UserError):
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number; exit code 3."""
+    """The loss is no longer a finite number, since the step `ago` before the latest; exit code 3."""
+
+    def __init__(self, message: str, ago: int | None = None) -> None:
+        self.ago = ago
+        super().__init__(message)
 
 
 class RunFailed(Exception):
