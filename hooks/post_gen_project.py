@@ -22,10 +22,15 @@ TASKS: dict[str, tuple[str, ...]] = {
         "configs/from_scratch.yaml",
         "configs/image_classification.json",
         "configs/pretrain.yaml",
+        "configs/unbalanced.yaml",
+        "configs/weighted.yaml",
         "data_loaders/digits.py",
+        "data_loaders/image_files.py",
+        "data_loaders/image_folder.py",
         "model/conv_net.py",
         "tests/test_conv_net.py",
         "tests/test_digits.py",
+        "tests/test_image_folder.py",
     ),
 }
 

@@ -23,6 +23,7 @@ DEPENDENCIES = {
     "matplotlib",
     "mypy",
     "numpy",
+    "pillow",
     "pip",
     "pydantic",
     "pytest",
