@@ -65,7 +65,9 @@ def main() -> None:
             rows.append((shuffled[0], weighted[0], shuffled[1], weighted[1]))
             print(f"| {seed} | " + " | ".join(f"{value:.1f}" for value in rows[-1]) + " |", flush=True)
         if seeds > 1:
-            cells = [f"{statistics.mean(column):.1f} ± {statistics.stdev(column):.1f}" for column in zip(*rows, strict=True)]
+            cells = [
+                f"{statistics.mean(column):.1f} ± {statistics.stdev(column):.1f}" for column in zip(*rows, strict=True)
+            ]
             print("| mean ± standard deviation | " + " | ".join(cells) + " |")
 
 
