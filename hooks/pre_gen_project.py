@@ -24,6 +24,7 @@ DEPENDENCIES = {
     "matplotlib",
     "mypy",
     "numpy",
+    "pillow",
     "pip",
     "pydantic",
     "pytest",

@@ -47,7 +47,7 @@ EXAMPLES: dict[str, Any] = {
     "loggers": {"tensorboard": True, "plots": {}},
 }
 # Arguments that may be null, and lists and mappings of text.
-NULLABLE_ARGS = {"classes", "samples_per_class"}
+NULLABLE_ARGS = {"classes", "rare", "samples_per_class"}
 TEXTS = {"freeze", "params", "modules", "skip", "rename"}
 # What is out of range for text. A number is put out of range by -1, and a share of something by 2 as well.
 NOT_ALLOWED: dict[str, list[str]] = {

@@ -118,7 +118,7 @@ def test_a_run_goes_on_with_another_strategy_and_number_of_processes(lab: Lab, t
 
 
 def test_pieces_of_a_batch_add_up_to_the_whole(lab: Lab, tmp_path: Path) -> None:
-    """Batch normalisation sees a piece at a time, so it is frozen here; the last batch of 1 sample has no two pieces."""
+    """Batch normalisation sees a piece at a time, so it is frozen here; the last batch has but one sample."""
     words = [*EVEN, "freeze=[features.1, features.5]", "trainer.clip_grad_norm=0.5"]
     whole, pieces = Experiment(lab, tmp_path / "whole", words), Experiment(lab, tmp_path / "pieces", words)
     assert whole.begin().code == 0

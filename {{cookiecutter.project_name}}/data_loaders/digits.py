@@ -4,7 +4,7 @@ E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Mach
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from data_loaders.dataset import InMemoryDataset
 from data_loaders.loader import Loader, Loaders
 from data_loaders.randomness import uniform
+from data_loaders.sampler import sampler_for
 
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
+Digit = Annotated[int, Field(ge=0, le=9)]
 
 
 class DigitsDataset(InMemoryDataset):
@@ -60,8 +62,11 @@ class DigitsLoaders(Loaders):
         valid_fraction: Fraction = 0.15,
         test_fraction: Fraction = 0.15,
         split_seed: NonNegativeInt = 0,
-        classes: Annotated[list[Annotated[int, Field(ge=0, le=9)]], Field(min_length=2)] | None = None,
+        classes: Annotated[list[Digit], Field(min_length=2)] | None = None,
         samples_per_class: PositiveInt | None = None,
+        rare: Annotated[list[Digit], Field(min_length=1)] | None = None,
+        rare_samples: PositiveInt = 3,
+        sampler: Literal["shuffled", "sequential", "weighted"] = "shuffled",
         *,
         seed: int,
     ) -> None:
@@ -75,6 +80,9 @@ class DigitsLoaders(Loaders):
             split_seed: makes another split; apart from `seed`, so that runs of several seeds share a test set.
             classes: the digits to tell apart, numbered from 0 in this order; None takes all ten.
             samples_per_class: training images of each digit, the first in the training split; None takes all.
+            rare: digits of which there are few training images; None makes none rare.
+            rare_samples: training images of each rare digit.
+            sampler: the order of training samples; `weighted` draws every class equally often, however rare.
             seed: the run's seed, for the order of samples and the augmentation.
         """
         # Imported here because it takes a second and nothing else in the project needs it.
@@ -101,12 +109,14 @@ class DigitsLoaders(Loaders):
             targets = number_of[targets]
         if samples_per_class is not None:
             train = np.concatenate([train[labels[train] == d][:samples_per_class] for d in np.unique(labels[train])])
+        for digit in rare or []:
+            train = np.concatenate([train[labels[train] != digit], train[labels[train] == digit][:rare_samples]])
 
         def dataset(rows: "np.ndarray[tuple[int], np.dtype[np.int64]]", augment: bool) -> DigitsDataset:
             return DigitsDataset(images[rows], targets[rows], augment=augment, seed=seed)
 
         super().__init__(
-            train=Loader(dataset(train, augment), batch_size, seed=seed, shuffle=True),
+            train=Loader(dataset(train, augment), sampler=sampler_for(sampler, targets[train], batch_size, seed=seed)),
             valid=Loader(dataset(valid, False), batch_size),
             test=Loader(dataset(test, False), batch_size),
         )

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_loaders.dataset import BatchDataset, InMemoryDataset, SeededDataset
 from data_loaders.sampler import EpochSampler, Share
+from utils.errors import UserError
 
 
 def _take_as_is(batch: Any) -> Any:
@@ -40,6 +41,14 @@ def _signals_waiting() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _in_their_words(batches: Iterator[Any]) -> Iterator[Any]:
+    """Free a message for the user from the traceback of the worker in which it was raised."""
+    try:
+        yield from batches
+    except UserError as error:
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def _close_if_alive(reference: "weakref.ref[Loader]") -> None:
@@ -115,7 +124,7 @@ class Loader(DataLoader[Any]):
         if first_time:
             # Python ends idle workers at exit by SIGTERM, which they ignore, and would wait for them forever.
             atexit.register(_close_if_alive, weakref.ref(self))
-        return iterator
+        return _in_their_words(iterator) if self.num_workers > 0 else iterator
 
     def close(self) -> None:
         """End the workers, if there are any; done by itself when Python exits."""

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from logger.console import log
 from logger.observer import AppendOnlyFiles, Observer
+from utils.distributed import world_size
 from utils.errors import Diverged
 from utils.layer_probe import LayerProbe, replay, torch_random
 
@@ -85,6 +86,8 @@ class LayerWatch(Observer):
         """Repeat the step whose loss was not finite, name the module where that began, and keep the batch."""
         self.probe.__exit__()
         self._measured = None
+        if world_size() > 1:
+            return  # the step is one of all processes, and only this one watches
         if error.ago is None:
             bad = [name for name, value in trainer.model.named_parameters() if not value.isfinite().all()]
             log.error("not finite: %s; to find the step: loggers.layer_watch.every=1, from the last checkpoint", bad)

@@ -116,3 +116,19 @@ def test_a_shift_moves_the_image_and_repeats_its_edge() -> None:
         from_row = min(max(row + int(shifts[n, 0]) - 1, 0), 3)
         from_column = min(max(column + int(shifts[n, 1]) - 1, 0), 5)
         assert moved[n, 0, row, column] == images[n, 0, from_row, from_column]
+
+
+def test_a_rare_digit_is_rare_in_training_alone_and_drawn_as_often_as_others_if_that_is_wished(
+    loaders: DigitsLoaders,
+) -> None:
+    unbalanced = DigitsLoaders(rare=[8], rare_samples=3, sampler="weighted", augment=False, seed=1)
+    before, counts = labels(loaders.train).bincount(), labels(unbalanced.train).bincount()
+    assert counts[8] == 3
+    assert (counts == before).sum() == 9
+    assert pictures(unbalanced.test) == pictures(loaders.test)
+    assert pictures(unbalanced.valid) == pictures(loaders.valid)
+    drawn = torch.zeros(10)
+    for epoch in range(3):
+        unbalanced.train.set_position(epoch)
+        drawn += torch.cat([batch[1] for batch in unbalanced.train]).bincount(minlength=10)
+    assert (drawn / drawn.sum() - 0.1).abs().max() < 0.02

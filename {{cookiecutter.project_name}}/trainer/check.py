@@ -1,6 +1,7 @@
 """Checks before training: one batch at the start of every run, and `--check`, which runs every part once."""
 
 import pickle
+import re
 import shutil
 import tempfile
 import time
@@ -33,7 +34,13 @@ def check_first_batch(trainer: Trainer) -> str:
     batch = load_first_batch(trainer.loaders.train)
     with random_state_kept(), torch.no_grad(), output_shapes(trainer.model) as shapes:
         trainer.model.eval()
-        result = trainer.evaluation_step(trainer.move(batch))
+        try:
+            result = trainer.evaluation_step(trainer.move(batch))
+        except RuntimeError as error:
+            if not re.search("channels|shapes cannot be multiplied", str(error)):
+                raise
+            name, found = trainer.config.model.type, str(error).splitlines()[0]
+            raise UserError(f"model {name} is not built for a batch of shapes {describe(batch)}: {found}") from error
         trainer.metrics.values(result.output, result.targets)
     return layer_table(trainer.model, shapes, trainer.optimizer.param_groups)
 
