@@ -27,6 +27,20 @@ TASKS: dict[str, tuple[str, ...]] = {
         "tests/test_conv_net.py",
         "tests/test_digits.py",
     ),
+    "language_modeling": (
+        "configs/language_modeling.json",
+        "configs/token_file.yaml",
+        "data_loaders/byte_tokens.py",
+        "data_loaders/prose.py",
+        "data_loaders/token_file.py",
+        "generate.py",
+        "model/transformer.py",
+        "prepare.py",
+        "tests/test_generate.py",
+        "tests/test_prose.py",
+        "tests/test_token_file.py",
+        "tests/test_transformer.py",
+    ),
 }
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
@@ -34,6 +48,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "plots": (
         "logger/plots.py",
         "tests/test_plots.py",
+    ),
+    "token_file": (
+        "configs/token_file.yaml",
+        "data_loaders/token_file.py",
+        "prepare.py",
+        "tests/test_token_file.py",
     ),
 }
 
