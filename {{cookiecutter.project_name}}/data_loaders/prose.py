@@ -88,7 +88,7 @@ class ProseLoaders(Loaders):
     def __init__(
         self,
         files: Annotated[list[str], Field(min_length=1)] | None = None,
-        batch_size: PositiveInt = 16,
+        batch_size: PositiveInt = 8,
         max_length: PositiveInt = 128,
         valid_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,

@@ -133,3 +133,21 @@ def test_all_that_is_reported_is_a_mean_over_tokens_and_perplexity_is_its_expone
     assert metrics["val_bits_per_byte"] == pytest.approx(loss / math.log(2), rel=1e-5)
     assert metrics["val_token_accuracy"] == pytest.approx(torch.cat(right).double().mean().item(), rel=1e-5)
     assert metrics["val_perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+
+
+def test_a_short_training_is_far_better_than_counting_pairs(tmp_path: Path) -> None:
+    """A fifth of the documentation, a few seconds; a model that learns no more than pairs cannot pass."""
+    (tmp_path / "a.txt").write_bytes(b"\n\n".join(documentation()[::5]))
+    (file,) = (file for file in CONFIGS if "ProseLoaders" in file.read_text(encoding="utf-8"))
+    words = ["trainer.device=cpu", f"data_loader.args.files=[{tmp_path}/a.txt]", "lr_scheduler=null"]
+    trainer = build_trainer(load_config([file], [*words, "model.args.depth=1"]))
+    loaders = trainer.loaders
+    for epoch in range(3):
+        loaders.train.set_position(epoch)
+        trainer.model.train()
+        for batch in loaders.train:
+            trainer.train_step(batch)
+    baseline = bigram_perplexity(sequences(loaders.train), sequences(loaders.valid))
+    perplexity = trainer.evaluate(loaders.valid, "val")["val_perplexity"]
+    print(f"perplexity {perplexity:.2f}, of pairs {baseline:.2f}")
+    assert perplexity < 0.85 * baseline
