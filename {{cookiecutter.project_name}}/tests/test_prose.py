@@ -1,6 +1,7 @@
 """The prose: honest splits, nothing lost, batches of similar length, and a model that is better than counting pairs."""
 
 import math
+import random
 import re
 from pathlib import Path
 
@@ -136,18 +137,21 @@ def test_all_that_is_reported_is_a_mean_over_tokens_and_perplexity_is_its_expone
 
 
 def test_a_short_training_is_far_better_than_counting_pairs(tmp_path: Path) -> None:
-    """A fifth of the documentation, a few seconds; a model that learns no more than pairs cannot pass."""
-    (tmp_path / "a.txt").write_bytes(b"\n\n".join(documentation()[::5]))
+    """Words that share their letters, so that a pair says little; seconds, where the documentation takes a minute."""
+    words = "stone notes onset tones seton east seat teas eats sate".split()
+    choice = random.Random(0)
+    lines = [" ".join(choice.choices(words, k=6)) for _ in range(1500)]
+    (tmp_path / "a.txt").write_text("\n\n".join(lines), encoding="utf-8")
     (file,) = (file for file in CONFIGS if "ProseLoaders" in file.read_text(encoding="utf-8"))
-    words = ["trainer.device=cpu", f"data_loader.args.files=[{tmp_path}/a.txt]", "lr_scheduler=null"]
-    trainer = build_trainer(load_config([file], [*words, "model.args.depth=1"]))
+    own = ["trainer.device=cpu", f"data_loader.args.files=[{tmp_path}/a.txt]", "lr_scheduler=null"]
+    trainer = build_trainer(load_config([file], own))
     loaders = trainer.loaders
+    trainer.model.train()
     for epoch in range(3):
         loaders.train.set_position(epoch)
-        trainer.model.train()
         for batch in loaders.train:
             trainer.train_step(batch)
     baseline = bigram_perplexity(sequences(loaders.train), sequences(loaders.valid))
     perplexity = trainer.evaluate(loaders.valid, "val")["val_perplexity"]
     print(f"perplexity {perplexity:.2f}, of pairs {baseline:.2f}")
-    assert perplexity < 0.85 * baseline
+    assert perplexity < 0.75 * baseline
