@@ -47,7 +47,7 @@ EXAMPLES: dict[str, Any] = {
 }
 REQUIRED_ARGS = {"T_max"}
 # Arguments that may be null, and lists and mappings of text.
-NULLABLE_ARGS = {"classes", "samples_per_class"}
+NULLABLE_ARGS = {"classes", "samples_per_class", "files", "stride"}
 TEXTS = {"freeze", "params", "modules", "skip", "rename"}
 # What is out of range for text. A number is put out of range by -1, and a share of something by 2 as well.
 NOT_ALLOWED: dict[str, list[str]] = {
