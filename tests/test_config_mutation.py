@@ -47,7 +47,7 @@ EXAMPLES: dict[str, Any] = {
 }
 REQUIRED_ARGS = {"T_max"}
 # Arguments that may be null, and lists and mappings of text.
-NULLABLE_ARGS = {"classes", "samples_per_class", "files", "stride"}
+NULLABLE_ARGS = {"classes", "samples_per_class", "files", "stride", "ignore_index"}
 TEXTS = {"freeze", "params", "modules", "skip", "rename"}
 # What is out of range for text. A number is put out of range by -1, and a share of something by 2 as well.
 NOT_ALLOWED: dict[str, list[str]] = {
@@ -72,7 +72,7 @@ NOT_ALLOWED: dict[str, list[str]] = {
     "path": [""],
     "monitor": ["val_loss", "best val_loss", "max val_nothing", "min os.system"],
 }
-ANY_NUMBER = {"a"}
+ANY_NUMBER = {"a", "ignore_index"}
 SHARES = {"label_smoothing", "dropout", "valid_fraction", "test_fraction", "betas"}
 
 
@@ -96,7 +96,8 @@ def filled_up(file: Path) -> dict[str, Any]:
     for section, component in components:
         target = registry.find(section, component["type"])
         for name, parameter in inspect.signature(target).parameters.items():
-            if name not in registry.injected_names(section, target) and parameter.default is not None:
+            optional = parameter.default not in (None, parameter.empty)
+            if optional and name not in registry.injected_names(section, target):
                 component["args"].setdefault(name, parameter.default)
     return dict(json.loads(json.dumps(data)))  # tuples become lists
 

@@ -154,4 +154,4 @@ def test_a_short_training_is_far_better_than_counting_pairs(tmp_path: Path) -> N
     baseline = bigram_perplexity(sequences(loaders.train), sequences(loaders.valid))
     perplexity = trainer.evaluate(loaders.valid, "val")["val_perplexity"]
     print(f"perplexity {perplexity:.2f}, of pairs {baseline:.2f}")
-    assert perplexity < 0.75 * baseline
+    assert perplexity < 0.6 * baseline
