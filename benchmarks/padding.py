@@ -1,6 +1,6 @@
 """What grouping by length saves: the share of padding in the batches of an epoch.
 
-    python benchmarks/padding.py
+python benchmarks/padding.py
 """
 
 from __future__ import annotations
