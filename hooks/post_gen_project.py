@@ -49,6 +49,20 @@ TASKS: dict[str, tuple[str, ...]] = {
         "tests/test_predict_csv.py",
         "tests/test_tables.py",
     ),
+    "language_modeling": (
+        "configs/language_modeling.json",
+        "configs/token_file.yaml",
+        "data_loaders/byte_tokens.py",
+        "data_loaders/prose.py",
+        "data_loaders/token_file.py",
+        "generate.py",
+        "model/transformer.py",
+        "prepare.py",
+        "tests/test_generate.py",
+        "tests/test_prose.py",
+        "tests/test_token_file.py",
+        "tests/test_transformer.py",
+    ),
 }
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
@@ -89,6 +103,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reporting/page.py",
         "reporting/record.py",
         "tests/test_report.py",
+    ),
+    "token_file": (
+        "configs/token_file.yaml",
+        "data_loaders/token_file.py",
+        "prepare.py",
+        "tests/test_token_file.py",
     ),
     "wandb": (
         "logger/wandb.py",

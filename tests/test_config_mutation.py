@@ -47,7 +47,7 @@ EXAMPLES: dict[str, Any] = {
     "loggers": {"tensorboard": True, "plots": {}},
 }
 # Arguments that may be null, and lists and mappings of text.
-NULLABLE_ARGS = {"classes", "rare", "samples_per_class"}
+NULLABLE_ARGS = {"classes", "rare", "samples_per_class", "files", "stride", "ignore_index"}
 TEXTS = {"freeze", "params", "modules", "skip", "rename"}
 # What is out of range for text. A number is put out of range by -1, and a share of something by 2 as well.
 NOT_ALLOWED: dict[str, list[str]] = {
@@ -72,7 +72,7 @@ NOT_ALLOWED: dict[str, list[str]] = {
     "path": [""],
     "monitor": ["val_loss", "best val_loss", "max val_nothing", "min os.system"],
 }
-ANY_NUMBER = {"a"}
+ANY_NUMBER = {"a", "ignore_index"}
 SHARES = {"label_smoothing", "dropout", "valid_fraction", "test_fraction", "betas"}
 
 

@@ -3,7 +3,7 @@
 They are summed on the device and cost next to nothing. A pair, values and weights, is returned where values do not
 all count the same: padding weighs 0, and so do the other classes in the recall of one class. What is not a mean over
 samples (macro F1, AUROC, R²) can be named in the config as a class of torchmetrics, for instance
-`classification.MulticlassF1Score`.
+`MulticlassF1Score`.
 """
 
 import math

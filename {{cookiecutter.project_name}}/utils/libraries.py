@@ -32,9 +32,12 @@ def library(section: str) -> tuple[str, dict[str, Callable[..., Any]]]:
         fillers = vars(torch.nn.init).items()
         return "torch.nn.init", {name: value for name, value in fillers if re.fullmatch("[a-z]\\w*_", name)}
     import torchmetrics
+    import torchmetrics.text
 
-    tasks = _subclasses(torchmetrics.classification, torchmetrics.Metric)  # MulticlassF1Score and its like
-    return "torchmetrics", tasks | _subclasses(torchmetrics, torchmetrics.Metric)
+    modules = (torchmetrics, torchmetrics.classification, torchmetrics.text)
+    found = [_subclasses(module, torchmetrics.Metric) for module in modules]
+    # Later ones win: at the top stands an old Perplexity that warns, and no MulticlassF1Score and the like.
+    return "torchmetrics", found[0] | found[1] | found[2]
 
 
 def length_argument(target: Callable[..., Any], args: Mapping[str, Any]) -> str | None:

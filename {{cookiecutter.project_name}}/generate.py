@@ -1,0 +1,106 @@
+"""Let a trained language model write.
+
+python generate.py -r saved/prose/<run>                                a text, to its end
+python generate.py -r saved/prose/<run> --prompt "The " --length 300   300 bytes that go on from a beginning
+python generate.py -r saved/prose/<run> --temperature 0.5 --top-k 20   safer and duller
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data_loaders.byte_tokens import END, decode, encode
+from trainer.checkpoint import load_checkpoint
+from trainer.run_folder import CHECKPOINTS, find_checkpoint
+from trainer.saving import BEST, load_weights
+from utils.config import Component
+from utils.errors import UserError, run
+from utils.registry import build
+
+LONGEST = 2000
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-r", "--resume", required=True, type=Path, metavar="RUN", help="a run's folder or a file")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="how the text begins")
+    parser.add_argument(
+        "--length",
+        type=int,
+        metavar="BYTES",
+        help="write so many bytes, and begin another text where one ends "
+        f"(by default one text is written to its end, {LONGEST} bytes at most)",
+    )
+    parser.add_argument("--temperature", type=float, default=0.8, help="below 1 likely bytes become likelier (0.8)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest bytes alone")
+    parser.add_argument("--seed", type=int, default=0, help="another seed makes another text (0)")
+    arguments = parser.parse_args()
+    if arguments.temperature <= 0 or (arguments.top_k or 1) < 1 or (arguments.length or 1) < 1:
+        parser.error("--temperature, --top-k and --length have to be above 0")
+    return arguments
+
+
+def load_model(path: Path) -> nn.Module:
+    """Build the model of a run's best checkpoint, or of the newest, or of a file, with its weights."""
+    best = path / CHECKPOINTS / BEST
+    state = load_checkpoint(best) if best.exists() else find_checkpoint(path)[1]
+    model: nn.Module = build("model", Component.model_validate(state["config"]["model"]))
+    if not isinstance(getattr(model, "max_length", None), int):
+        raise UserError(f"{path}: {type(model).__name__} has no `max_length`, and is no model that could write")
+    load_weights(model, state["model"])
+    return model.eval()
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokens: list[int],
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    stop: bool = False,
+) -> list[int]:
+    """Continue a sequence of tokens.
+
+    Args:
+        model: takes tokens `(1, length)` with a length of up to its `max_length`, and returns scores of the next ones.
+        tokens: how the sequence begins, 1 token or more.
+        length: tokens to write.
+        temperature: scores are divided by it; near 0 the likeliest token is always chosen.
+        top_k: choose among so many of the likeliest tokens; None chooses among all.
+        seed: the same seed gives the same tokens.
+        stop: stop at the first `END`.
+
+    Returns:
+        The new tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    written: list[int] = []
+    while len(written) < length and not (stop and written[-1:] == [END]):
+        context = (tokens + written)[-model.max_length :]  # type: ignore[operator]
+        scores = model(torch.tensor([context]))[0, -1] / temperature
+        if top_k is not None and top_k < len(scores):
+            scores[scores < scores.topk(top_k).values[-1]] = -torch.inf
+        written.append(int(torch.multinomial(scores.softmax(dim=0), 1, generator=generator)))
+    return written
+
+
+def main() -> int:
+    """Print what the model writes."""
+    arguments = parse_arguments()
+    model = load_model(arguments.resume)
+    prompt = encode(arguments.prompt.encode("utf-8", errors="surrogateescape")).tolist()[:-1]
+    options = {"temperature": arguments.temperature, "top_k": arguments.top_k, "seed": arguments.seed}
+    written = generate(model, prompt, arguments.length or LONGEST, stop=arguments.length is None, **options)
+    print(decode(prompt[1:] + written).rstrip("\n"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
