@@ -143,10 +143,10 @@ def state_after(run: Path, optimizer: str, steps: int) -> dict[str, Any]:
 
 def spoil(trainer: Trainer, step: int, value: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Let the loss of one step be something else."""
-    real = trainer.loss.function
+    real: Any = trainer.loss.function
 
     def function(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = real(output, targets)
+        losses: torch.Tensor = real(output, targets)
         now = trainer.model.training and trainer.progress.step + 1 == step
         return value(losses) if now else losses
 

@@ -148,7 +148,7 @@ class Chaos(Observer):
         self._happens("io")
         self._happens(f"{call} {file}")
 
-    def _spoil(self, losses: torch.Tensor) -> torch.Tensor:
+    def _spoil(self, losses: Any) -> Any:
         return losses + float(self.action) if self._count("loss") else losses
 
     def _count(self, event: str) -> bool:

@@ -167,5 +167,5 @@ def test_the_overlay_trains_on_what_prepare_wrote(config_file: Path, script: Scr
     words = [f"data_loader.args.folder={tmp_path}", "trainer.device=cpu", "model.args.depth=1"]
     trainer = build_trainer(load_config([config_file, overlay], words))
     batch = trainer.loaders.train.load_batch(0)[0]
-    losses = [trainer.train_step(batch).losses.mean().item() for _ in range(10)]
+    losses = [trainer.train_step(batch)[0].losses.mean().item() for _ in range(10)]
     assert losses[-1] < 0.9 * losses[0]
