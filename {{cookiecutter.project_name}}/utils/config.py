@@ -30,6 +30,7 @@ class Metric(Component):
     name: str | None = Field(
         default=None,
         pattern=r"^[a-z]\w*$",
+        max_length=60,
         description="What it is called in logs and in trainer.monitor; null takes its type, `F1Score` as `f1_score`.",
     )
 
