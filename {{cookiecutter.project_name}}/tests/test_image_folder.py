@@ -187,8 +187,8 @@ def test_a_run_learns_and_a_model_that_does_not_fit_is_told(
     folder: Path, script: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     data = f"{{type: image_folder.ImageFolderLoaders, args: {{folder: {folder}, size: 8, batch_size: 8}}}}"
-    words = ("-c", CONFIG, f"data_loader={data}", "trainer.epochs=5", "lr_scheduler=null")
-    words = (*words, "trainer.device=cpu", f"trainer.save_dir={tmp_path / 'saved'}", "model.args.channels=8")
+    words: tuple[object, ...] = ("-c", CONFIG, f"data_loader={data}", "trainer.epochs=5", "lr_scheduler=null")
+    words += ("trainer.device=cpu", f"trainer.save_dir={tmp_path / 'saved'}", "model.args.channels=8")
     assert script("train.py", *words) == 2
     assert "is not built for a batch of shapes (8, 3, 8, 8) (8,)" in capsys.readouterr().err
     assert script("train.py", *words, "model.args.in_channels=3", "model.args.num_classes=2") == 2
