@@ -90,7 +90,9 @@ def filled_up(file: Path) -> dict[str, Any]:
     for key, value in EXAMPLES.items():
         *above, last = key.split(".")
         get(data, tuple(above))[last] = value
-    data["metrics"].append({"type": "top_k_accuracy", "args": {"k": 3}})
+    for metric in data["metrics"]:
+        metric["name"] = metric["name"] or metric["type"].rpartition(".")[2].lower()
+    data["metrics"].append({"type": "top_k_accuracy", "name": "top_3", "args": {"k": 3}})
     components = [(key, data[key]) for key in ("data_loader", "model", "loss", "optimizer", "lr_scheduler")]
     components += [(key, each) for key in ("metrics", "init_weights") for each in data[key]]
     for section, component in components:
