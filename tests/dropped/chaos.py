@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from logger.observer import Observer
 from trainer.trainer import Trainer
 
