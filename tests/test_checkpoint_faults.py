@@ -22,6 +22,7 @@ import torch
 from runs import DIGITS, Experiment, Lab, Tap, differences, needs_posix, shared_lab, traces_of
 from trainer import checkpoint
 from trainer.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
+from trainer.monitor import Monitor
 from trainer.progress import Progress
 from trainer.run_folder import find_checkpoint, newest_checkpoint
 from utils.errors import RunFailed, UserError
@@ -276,7 +277,7 @@ def test_a_program_that_knows_nothing_of_the_project_can_read_a_checkpoint(lab: 
     file = run.run / "checkpoints" / "last.pth"
     done = subprocess.run([sys.executable, "-I", "-c", code, file], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "'config', 'format'" in done.stdout
+    assert "'config', 'data', 'format'" in done.stdout
     assert "features.0.weight" in done.stdout
     assert done.stdout.endswith("cpu\n")
 
@@ -338,7 +339,7 @@ def test_a_full_disk_is_told_without_a_traceback_wherever_it_shows(
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
     disk = small_disk(40_000)
     observer = TensorBoard(disk)
-    observer.on_start(SimpleNamespace(progress=Progress(step=1)))  # type: ignore[arg-type]
+    observer.on_start(SimpleNamespace(progress=Progress(step=1), monitor=Monitor(None, None)))  # type: ignore[arg-type]
     fill(disk / "ballast", leave=0)
 
     def write_events() -> int:

@@ -36,10 +36,11 @@ OVERLAYS = sorted((PROJECT / "configs").glob("*.yaml"))
 EXAMPLES: dict[str, Any] = {
     "trainer.early_stop": 5,
     "trainer.clip_grad_norm": 1.0,
+    "trainer.ema": 0.99,
     "trainer.save_every_steps": 100,
     "trainer.save_every_minutes": 10.0,
     "optimizer.groups": [{"params": ["head.*"], "lr": 0.1, "weight_decay": 0.5}],
-    "lr_scheduler.args": {"T_max": 20},
+    "lr_scheduler.args": {"T_max": 6},
     "freeze": ["features.*", "!features.0"],
     "unfreeze": [{"epoch": 2, "modules": ["features.*"], "lr": 0.1}],
     "init_weights": [{"type": "kaiming_normal_", "args": {"a": 0.1}, "params": ["head.*.weight"]}],
@@ -73,7 +74,7 @@ NOT_ALLOWED: dict[str, list[str]] = {
     "monitor": ["val_loss", "best val_loss", "max val_nothing", "min os.system"],
 }
 ANY_NUMBER = {"a", "ignore_index"}
-SHARES = {"label_smoothing", "dropout", "valid_fraction", "test_fraction", "betas"}
+SHARES = {"ema", "label_smoothing", "dropout", "valid_fraction", "test_fraction", "betas"}
 
 
 class Mutant(NamedTuple):

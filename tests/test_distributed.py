@@ -107,7 +107,7 @@ def test_any_number_of_processes_trains_alike(lab: Lab, tmp_path: Path, words: l
 
 def test_a_run_goes_on_with_another_strategy_and_number_of_processes(lab: Lab, tmp_path: Path) -> None:
     """One epoch sharded over two processes, one of copies on two, one on a single process; then against one alone."""
-    words = [*PIECES, "trainer.epochs=3"]
+    words = [*PIECES, "trainer.epochs=3", "lr_scheduler=null"]
     mixed, alone = Experiment(lab, tmp_path / "mixed", words), Experiment(lab, tmp_path / "alone", words)
     succeed(lab, [*mixed.arguments(), "trainer.epochs=1", "trainer.strategy=fsdp"], 2)
     succeed(lab, ["-r", str(mixed.run), "trainer.epochs=2", "trainer.strategy=ddp"], 2)

@@ -207,7 +207,10 @@ def test_weights_come_from_files_of_other_programs_too(
         (["init_from.path=nowhere"], "init_from.path: there is no nowhere"),
         (["init_from={path: TMP/plain.pth, skip: [haed.*]}"], "init_from.skip.0: found `haed.*`, which matches"),
         (["init_from={path: TMP/stranger.pth}"], "init_from: nothing in TMP/stranger.pth fits the model"),
-        (["init_from={path: TMP/malicious.pth}"], "init_from.path: TMP/malicious.pth was refused, since loading it"),
+        (
+            ["init_from={path: TMP/malicious.pth}"],
+            "init_from.path: TMP/malicious.pth was refused: to load it would mean to run code",
+        ),
         (["init_from={path: TMP}"], "init_from.path: TMP is neither the folder of a run"),
     ],
 )
