@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from baking import ENVIRONMENT, SOURCE, load_hook, python, succeed
+from baking import ENVIRONMENT, SOURCE, Bakery, load_hook, python, succeed
 
 hook = load_hook("post_gen_project")
 

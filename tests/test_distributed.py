@@ -162,20 +162,6 @@ def torchrun(lab: Lab, *words: str, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def test_two_machines_restart_together_after_a_kill_and_end_with_the_same_bits(lab: Lab, tmp_path: Path) -> None:
-    """Two agents of torchrun, as on two machines; the main process is killed in the middle of the second epoch."""
-    words = [word for word in DIGITS if not word.startswith("loggers")] + ["loggers={chaos: true}"]
-    reference, run = Experiment(lab, tmp_path / "reference", words), Experiment(lab, tmp_path / "run", words)
-    succeed(lab, reference.arguments(), 2)
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=1", "--rdzv-backend=c10d", "--monitor-interval=0.5"]
-    meeting += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=together", "train.py", *run.arguments()]
-    agents = [torchrun(lab, *meeting, CHAOS="step:10:KILL", ONCE=str(tmp_path / "once")) for _ in range(2)]
-    said = [agent.communicate(timeout=300)[0] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
-    assert "going on from" in "".join(said)
-    assert differences(traces_of(run.run), traces_of(reference.run)) == []
-
-
 def test_sigterm_to_the_agent_ends_in_a_checkpoint(lab: Lab, tmp_path: Path) -> None:
     run = Experiment(lab, tmp_path, [*DIGITS, "trainer.epochs=1000", "lr_scheduler=null", "trainer.monitor=null"])
     agent = torchrun(lab, "--standalone", "--nproc-per-node=2", "train.py", *run.arguments())

@@ -209,7 +209,7 @@ def test_weights_come_from_files_of_other_programs_too(
         (["init_from={path: TMP/stranger.pth}"], "init_from: nothing in TMP/stranger.pth fits the model"),
         (
             ["init_from={path: TMP/malicious.pth}"],
-            "init_from.path: TMP/malicious.pth was refused: to load it would mean to run code",
+            "init_from.path: TMP/malicious.pth: refused: to load it would mean to run code",
         ),
         (["init_from={path: TMP}"], "init_from.path: TMP is neither the folder of a run"),
     ],
