@@ -35,6 +35,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "logger/plots.py",
         "tests/test_plots.py",
     ),
+    "ray": (
+        "configs/search.yaml",
+        "ray_train.py",
+        "tests/test_tuning.py",
+        "tune.py",
+        "tuning/__init__.py",
+        "tuning/cluster.py",
+        "tuning/process.py",
+        "tuning/ray_search.py",
+        "tuning/results.py",
+        "tuning/search_config.py",
+    ),
 }
 
 # What tools leave in a template folder that is worked on; cookiecutter copies these folders along.
