@@ -45,6 +45,7 @@ lint: setup
 
 soak: setup
 	$(BIN)/python tests/soak.py
+	$(BIN)/python -m pytest tests/soak_tune.py
 
 clean:
 	$(PYTHON) -c "import shutil; [shutil.rmtree(d, ignore_errors=True) for d in ('.venv', '.cache', 'build')]"
