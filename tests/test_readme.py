@@ -62,9 +62,9 @@ def test_the_table_of_files_names_those_that_are_there(full: Path) -> None:
 
 
 def test_every_command_of_the_readme_knows_its_options(full: Path) -> None:
-    usage = {name: succeed(python(name, "--help", cwd=full)) for name in ("train.py", "test.py")}
+    usage = {name: succeed(python(name, "--help", cwd=full)) for name in ("train.py", "test.py", "tune.py")}
     for _, text in blocks(full / "README.md"):
-        for name, words in re.findall(r"^\$ python (train\.py|test\.py)(.*)", text, re.MULTILINE):
+        for name, words in re.findall(r"^\$ python (train\.py|test\.py|tune\.py)(.*)", text, re.MULTILINE):
             for option in re.findall(r" (--?\w[\w-]*)", words.split("  #")[0]):
                 assert option in usage[name]
 
