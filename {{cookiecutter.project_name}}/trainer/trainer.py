@@ -123,11 +123,13 @@ class Trainer:
                 while not self.progress.finished:
                     self.train_epoch()
                     self.end_epoch(self.evaluate(self.loaders.valid, "val"))
+                self.saver.wait()
             self.observers.on_end(self)
         except Interrupted as stop:
             self.saver.save("last.pth")
             raise Interrupted(stop.signum, self.saver.farewell(stop.signum)) from None
         finally:
+            self.saver.close()
             self.observers.close()
 
     def train_epoch(self) -> None:
