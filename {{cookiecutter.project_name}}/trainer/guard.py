@@ -30,7 +30,7 @@ class NonFiniteGuard:
         self.describe = describe
         self.fused = all(group.get("fused") for group in optimizer.param_groups)
         self._raised: torch.Tensor | None = None
-        self._flags: list[torch.Tensor] = []
+        self._suspects: list[torch.Tensor] = []
 
     def __call__(self, loss: torch.Tensor) -> None:
         """Look at a step's loss, a scalar, between `backward()` and `step()`.
@@ -38,12 +38,13 @@ class NonFiniteGuard:
         Raises:
             Diverged: the loss is not finite and the optimizer has no flag that would withhold the update.
         """
-        bad = loss.detach() * 0 != 0  # 0 × NaN and 0 × infinity are NaN, and NaN is not 0
+        suspect = loss.detach() * 0  # 0 × NaN and 0 × infinity are NaN, and NaN counts as true
         if self.fused:
-            self._flags.append(bad)
-            self._raised = bad if self._raised is None else self._raised | bad
-            self.optimizer.found_inf = self._raised.float()  # type: ignore[attr-defined]
-        elif bad:
+            if self._raised is None:
+                self._raised = torch.zeros((), device=loss.device)
+            self._suspects.append(suspect)
+            self.optimizer.found_inf = self._raised.logical_or_(suspect)  # type: ignore[attr-defined]
+        elif suspect:
             raise Diverged(self.describe(0))
 
     def check(self, losses: list[float]) -> None:
@@ -54,9 +55,10 @@ class NonFiniteGuard:
         Raises:
             Diverged: one of them is not finite; the message is about the first.
         """
-        flags = torch.stack(self._flags).tolist() if self._flags else []
-        self._flags.clear()
-        for bad in ([not math.isfinite(loss) for loss in losses], flags):
+        suspects = torch.stack(self._suspects).tolist() if self._suspects else []
+        self._suspects.clear()
+        for numbers in (losses, suspects):
+            bad = [not math.isfinite(number) for number in numbers]
             if any(bad):
                 self.check_weights()
                 raise Diverged(self.describe(len(bad) - bad.index(True)))  # of the first one
