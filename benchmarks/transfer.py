@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,21 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
-from baking import Bakery, settings_file, succeed  # noqa: E402
+from baking import Bakery, python, settings_file, succeed  # noqa: E402
 from clean_copy import clean_copy  # noqa: E402
 
 FINETUNE = ("configs/finetune.yaml",)
 FROM_SCRATCH = ("configs/finetune.yaml", "configs/from_scratch.yaml")
-
-
-def python(project: Path, *words: str) -> None:
-    """Run a script of the project."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, *words], cwd=project, env=environment, capture_output=True, encoding="utf-8"
-    )
-    if result.returncode:
-        sys.exit(f"{' '.join(words)}\n{result.stdout}\n{result.stderr}")
 
 
 def train(project: Path, save_dir: Path, seed: int, *overlays: str) -> Path:
@@ -46,14 +34,14 @@ def train(project: Path, save_dir: Path, seed: int, *overlays: str) -> Path:
     words = [f"seed={seed}", f"trainer.save_dir={save_dir}", "trainer.device=cpu"]
     if "configs/pretrain.yaml" not in overlays and overlays != FROM_SCRATCH:
         words.append(f"init_from.path={save_dir / 'digits_0_to_4'}")
-    python(project, "train.py", *configs, *words)
+    succeed(python("train.py", *configs, *words, cwd=project))
     (run,) = set(save_dir.glob("*/*")) - before
     return run
 
 
 def test_accuracy(project: Path, run: Path) -> float:
     """Measure what a run has come to."""
-    python(project, "test.py", "-r", str(run))
+    succeed(python("test.py", "-r", str(run), cwd=project))
     report = json.loads((run / "checkpoints" / "last.test.json").read_text(encoding="utf-8"))
     return float(report["metrics"]["test_accuracy"])
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,29 +19,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
-from baking import Bakery, settings_file  # noqa: E402
+from baking import Bakery, python, settings_file, succeed  # noqa: E402
 from clean_copy import clean_copy  # noqa: E402
 
 SHUFFLED = ("configs/unbalanced.yaml",)
 WEIGHTED = ("configs/unbalanced.yaml", "configs/weighted.yaml")
 
 
-def python(project: Path, *words: str) -> None:
-    """Run a script of the project."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, *words], cwd=project, env=environment, capture_output=True, encoding="utf-8"
-    )
-    if result.returncode:
-        sys.exit(f"{' '.join(words)}\n{result.stdout}\n{result.stderr}")
-
-
 def measured(project: Path, save_dir: Path, seed: int, overlays: tuple[str, ...]) -> tuple[float, float]:
     """Train, and return recall of the 8 and accuracy on the test split, in per cent."""
     configs = [word for overlay in ("config.json", *overlays) for word in ("-c", overlay)]
-    python(project, "train.py", *configs, f"seed={seed}", f"trainer.save_dir={save_dir}", "trainer.device=cpu")
+    succeed(
+        python("train.py", *configs, f"seed={seed}", f"trainer.save_dir={save_dir}", "trainer.device=cpu", cwd=project)
+    )
     (run,) = save_dir.glob("*/*")
-    python(project, "test.py", "-r", str(run))
+    succeed(python("test.py", "-r", str(run), cwd=project))
     report = json.loads((run / "checkpoints" / "last.test.json").read_text(encoding="utf-8"))
     return 100 * report["metrics"]["test_recall_8"], 100 * report["metrics"]["test_accuracy"]
 

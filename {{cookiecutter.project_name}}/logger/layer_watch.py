@@ -93,13 +93,12 @@ class LayerWatch(Observer):
             log.error("not finite: %s; to find the step: loggers.layer_watch.every=1, from the last checkpoint", bad)
             return
         number, step = trainer.progress.batch - error.ago, trainer.progress.step - error.ago
-        loader = trainer.loaders.train
-        indices = loader.batch_sampler.batch(number)
+        batch, indices = trainer.loaders.train.load_batch(number)
         state = {
             "config": trainer.config.model_dump(mode="json", by_alias=True),
             "model": trainer.model.state_dict(),
             "random": self._random.get(step, {}),
-            "batch": loader.load(indices),
+            "batch": batch,
             "indices": indices,
             "epoch": trainer.progress.epoch,
             "step": step,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from data_loaders.collate import PADDING
 from trainer.meter import Weighted
 from utils.config import Config
 from utils.errors import UserError
@@ -12,8 +13,6 @@ from utils.libraries import from_library
 from utils.registry import build, metric_name
 
 Measure = Callable[[Any, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
-
-IGNORED = -100  # the target of what does not count, such as padding; PyTorch's own default
 
 
 class Criterion:
@@ -51,7 +50,7 @@ def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str |
     shapes = f"the model's output has shape {tuple(output.shape)}, the targets {tuple(targets.shape)}"
     whole_numbers = not targets.is_floating_point() and targets.dtype != torch.bool
     if whole_numbers and output.ndim == targets.ndim + 1 and len(output) == len(targets):
-        labels = targets[targets != IGNORED]
+        labels = targets[targets != PADDING]
         classes = output.shape[-1] if output.shape[:-1] == targets.shape else output.shape[1]
         low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         if low < 0 or high >= classes:

@@ -5,13 +5,12 @@ is a good one, and where it rises again is too much.
 """
 
 import math
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from data_loaders.loader import Loader
 from logger.console import log
 from trainer.trainer import Trainer
+from trainer.trials import endless
 from utils.errors import Diverged, RunFailed
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 240
@@ -46,7 +45,7 @@ def try_rates(trainer: Trainer) -> tuple[list[float], list[float]]:
     mean = 0.0
     groups = trainer.optimizer.param_groups
     ratios = [float(group["lr"]) / float(groups[0]["lr"]) for group in groups]
-    for number, batch in enumerate(endless(trainer.loaders.train, STEPS)):
+    for number, batch in enumerate(islice(endless(trainer.loaders.train), STEPS)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))
         for group, ratio in zip(groups, ratios, strict=True):
             group["lr"] = rate * ratio
@@ -63,19 +62,6 @@ def try_rates(trainer: Trainer) -> tuple[list[float], list[float]]:
         if losses[-1] - min(losses) > 2 * (losses[0] - min(losses)) + 0.5 * abs(losses[0]):
             break
     return rates, losses
-
-
-def endless(loader: Loader, batches: int) -> Iterator[Any]:
-    """Iterate over as many batches as are wanted, through several epochs if need be."""
-    epoch = done = 0
-    while True:
-        loader.set_position(epoch)
-        for batch in loader:
-            yield batch
-            done += 1
-            if done == batches:
-                return
-        epoch += 1
 
 
 def read_curve(rates: list[float], losses: list[float]) -> tuple[float, float]:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from data_loaders.loader import Loader
 from logger.console import log
 from trainer.trainer import Trainer
+from trainer.trials import endless
 
 WARM_UP, STEPS, ROUNDS, TRACED = 5, 6, 6, 5
 DATA, COPY, FORWARD, BACKWARD, OPTIMIZER, METRICS = (
@@ -43,15 +43,6 @@ def run(trainer: Trainer, _chosen: bool) -> None:
     else:
         log.info("data loading is not the bottleneck: with data at hand, a step would take %.0f %% less", 100 * saved)
     trace(trainer, batches)
-
-
-def endless(loader: Loader) -> Iterator[Any]:
-    """Iterate over batches epoch after epoch."""
-    epoch = 0
-    while True:
-        loader.set_position(epoch)
-        yield from loader
-        epoch += 1
 
 
 def train(trainer: Trainer, batches: Iterable[Any]) -> None:

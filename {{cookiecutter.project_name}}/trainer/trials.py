@@ -3,10 +3,12 @@
 import argparse
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from typing import Any
 
+from data_loaders.loader import Loader
 from trainer.build import build_trainer
 from trainer.check import check_first_batch
-from trainer.starting_weights import set_starting_weights
 from utils.config import Config
 from utils.errors import UserError
 
@@ -35,9 +37,17 @@ def run_trial(arguments: argparse.Namespace, config: Config | None) -> bool:
         raise UserError(f"{option} goes with -c and a config, with no -r, and alone")
     if importlib.util.find_spec(f"trainer.{name}") is None:
         raise UserError(f"{option}: this project has no trainer/{name}.py")
-    trainer = build_trainer(config)
-    set_starting_weights(config, trainer.model)
+    trainer = build_trainer(config, starting_weights=True)
     check_first_batch(trainer)
     trainer.freezing.train_mode()
     importlib.import_module(f"trainer.{name}").run(trainer, getattr(arguments, name))
     return True
+
+
+def endless(loader: Loader) -> Iterator[Any]:
+    """Iterate over batches epoch after epoch."""
+    epoch = 0
+    while True:
+        loader.set_position(epoch)
+        yield from loader
+        epoch += 1
