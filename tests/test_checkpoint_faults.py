@@ -233,7 +233,7 @@ def test_a_newer_format_is_refused_with_these_words_even_if_its_header_has_more_
 
 
 def test_the_state_of_every_schedule_and_optimizer_comes_back_as_it_was(tmp_path: Path) -> None:
-    from trainer.saving import to_cpu
+    from trainer.snapshot import snapshot
 
     arguments: dict[str, dict[str, Any]] = {
         "CosineAnnealingLR": {"T_max": 9},
@@ -248,23 +248,23 @@ def test_the_state_of_every_schedule_and_optimizer_comes_back_as_it_was(tmp_path
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
         schedule = getattr(torch.optim.lr_scheduler, name)(optimizer, **arguments.get(name, {}))
         state = schedule.state_dict()
-        save_checkpoint({"lr_scheduler": to_cpu(state)}, [tmp_path / "a.pth"], step=0, finished=False)
+        save_checkpoint(snapshot({"lr_scheduler": state}), [tmp_path / "a.pth"], step=0, finished=False)
         assert load_checkpoint(tmp_path / "a.pth")["lr_scheduler"] == state, name
     for name in ("SGD", "AdamW", "RMSprop", "Adagrad", "Adafactor", "NAdam", "LBFGS"):
         weight = torch.nn.Parameter(torch.ones(2, 2))
         optimizer = getattr(torch.optim, name)([weight])
         optimizer.step(lambda weight=weight: weight.square().sum().backward() or weight.sum())
         state = optimizer.state_dict()
-        save_checkpoint({"optimizer": to_cpu(state)}, [tmp_path / "a.pth"], step=0, finished=False)
+        save_checkpoint(snapshot({"optimizer": state}), [tmp_path / "a.pth"], step=0, finished=False)
         assert str(load_checkpoint(tmp_path / "a.pth")["optimizer"]) == str(state), name
 
 
 def test_a_state_that_could_not_be_loaded_again_is_refused_when_it_is_saved() -> None:
-    from trainer.saving import to_cpu
+    from trainer.snapshot import snapshot
 
     best = torch.ones(1).numpy().sum()
     with pytest.raises(TypeError, match=r"monitor\.history\.1: a checkpoint holds .* this is a float32"):
-        to_cpu({"best": 1.0, "history": [2.0, best]}, "monitor")
+        snapshot({"monitor": {"best": 1.0, "history": [2.0, best]}})
 
 
 def test_a_program_that_knows_nothing_of_the_project_can_read_a_checkpoint(lab: Lab, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -108,19 +109,21 @@ class Chaos(Observer):
 
     Events: `batch` and `step` (before and after a training step), `loss`, `evaluation` (a batch of it), `end_epoch`,
     `metrics` and `metrics_done` (around the line in metrics.jsonl), `save` (begins), `io` (any call to the disk during
-    a save), and such a call by its name and file, as in `replace last.pth` or `fsync best.pth.tmp`.
+    a save), and such a call by its name and file, as in `replace last.pth` or `fsync best.pth.tmp`. Saves go on in the
+    background: at the last two kinds the loop may be some steps further, at all others no save is under way.
     """
 
     def on_start(self, trainer: Trainer) -> None:
         """Put a counter in front of everything."""
         self.counts: Counter[str] = Counter()
+        self.saver = trainer.saver
         event, number, action = (os.environ.get("CHAOS") or "none:0:none").split(":")
         self.plan, self.action = (event, int(number)), action
 
         self._wrap(trainer, "train_step", "batch", "step")
         self._wrap(trainer, "evaluation_step", "evaluation", None)
         self._wrap(trainer, "end_epoch", "end_epoch", None)
-        self._wrap(trainer.saver, "save", "save", None)
+        self._wrap(trainer.saver, "begin_save", "save", None)
         self._wrap(trainer.observers.members["metrics"], "on_evaluation", "metrics", "metrics_done")
         loss = trainer.loss.function
         trainer.loss.function = lambda *args: self._spoil(loss(*args)) if trainer.model.training else loss(*args)
@@ -161,6 +164,8 @@ class Chaos(Observer):
             if Path(os.environ["ONCE"]).exists():
                 return
             Path(os.environ["ONCE"]).touch()
+        if threading.current_thread() is threading.main_thread():
+            self.saver.wait()  # so that what is left does not depend on how far the save before has come
         for name in self.action.split("+"):
             if name in ("KILL", "STOP"):
                 os.kill(os.getpid(), signal.Signals[f"SIG{name}"])

@@ -1,27 +1,29 @@
 """When checkpoints are written, what is in them, and how a run goes on from one."""
 
-import copy
 import json
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from logger.console import log
+from trainer.background import BackgroundWriter
 from trainer.checkpoint import save_checkpoint
 from trainer.run_folder import CHECKPOINTS, set_aside
+from trainer.snapshot import snapshot
 from utils.config import Config
-from utils.distributed import Agreement, is_main, like, whole
+from utils.distributed import Agreement, is_main, like
 from utils.errors import RunFailed, UserError, disk_is_full
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
 LAST, BEST = "last.pth", "best.pth"
-_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 class Saver:
@@ -29,6 +31,9 @@ class Saver:
 
     `last.pth` is written whenever anything is saved, `best.pth` at each new best value, and `epoch_XXXX.pth` at
     the regular ones, of which the newest few are kept. Every file holds the whole state.
+
+    Training waits for a copy of its state in memory only; a thread writes that to the disk. An error there ends the
+    run at its next step.
     """
 
     def __init__(self, trainer: "Trainer", run_dir: Path) -> None:
@@ -39,6 +44,7 @@ class Saver:
         self.settings = trainer.config.trainer
         self._saved_at = time.monotonic()
         self._agree = Agreement()
+        self._writer = BackgroundWriter()
         if not is_main():
             return
         for leftover in self.folder.glob("*.tmp"):
@@ -47,12 +53,13 @@ class Saver:
 
     def after_step(self) -> None:
         """Save within an epoch when enough steps or minutes have passed."""
+        self._writer.check()
         steps, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
         due = steps is not None and self.trainer.progress.step % steps == 0
         if minutes is not None:
             due = self._agree(time.monotonic() - self._saved_at >= 60 * minutes) > 0 or due
         if due:
-            self.save(LAST)
+            self.begin_save(LAST)
 
     def after_epoch(self, is_best: bool) -> None:
         """Save at the end of an epoch what is due: the best, the regular one, the very last."""
@@ -62,33 +69,67 @@ class Saver:
         if regular and self.settings.keep_last:
             names.append(f"epoch_{progress.epoch:04d}.pth")
         if names or regular or progress.finished:
-            self.save(LAST, *names)
-        self._remove_old()
+            self.begin_save(LAST, *names)
 
     def save(self, *names: str) -> None:
-        """Write the trainer's state under one or more names.
+        """Write the trainer's state under one or more names, and wait until that is done.
 
         Raises:
             RunFailed: the files could not be written; those of before are whole.
             Diverged: a loss that was not read yet is not finite, or the weights are NaN; nothing is written.
         """
+        self.begin_save(*names)
+        self.wait()
+
+    def begin_save(self, *names: str) -> None:
+        """Copy the trainer's state, and write it in the background under one or more names.
+
+        Raises:
+            RunFailed: the files of the save before could not be written.
+            Diverged: as for `save`.
+        """
         trainer = self.trainer
         trainer.guard.check(trainer.meter.flush())
         trainer.guard.check_weights()
-        progress = trainer.progress
+        self.wait()  # there is room in memory for one copy, and files have to appear in their order
+        step, finished = trainer.progress.step, trainer.progress.finished
+        with self._failure_explained(step):  # loggers write what waits before they say how long their files are
+            state = snapshot({name: part.state_dict() for name, part in trainer.state.items()})
+        state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
+        if is_main():
+            self._writer.start(lambda: self._write(state, names, step, finished))
+        self._saved_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until no save is under way.
+
+        Raises:
+            RunFailed: the files could not be written.
+        """
+        self._writer.wait()
+
+    def close(self) -> None:
+        """Let a save that is under way come to its end; where it fails now, another error has ended the run."""
         try:
-            state = {name: to_cpu(part.state_dict(), name) for name, part in trainer.state.items()}
-            state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
-            paths = [self.folder / name for name in names]
-            if is_main():
-                save_checkpoint(state, paths, step=progress.step, finished=progress.finished)
+            self.wait()
+        except RunFailed as error:
+            log.warning("%s", error)
+
+    def _write(self, state: dict[str, Any], names: tuple[str, ...], step: int, finished: bool) -> None:
+        with self._failure_explained(step):
+            save_checkpoint(state, [self.folder / name for name in names], step=step, finished=finished)
+            self._remove_old()
+
+    @contextmanager
+    def _failure_explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             reason = "the disk is full" if disk_is_full(error) else error.strerror or str(error)
             rest = "no checkpoint of this run has been written"
             if any(self.folder.glob("*.pth")):
                 rest = f"the checkpoints of before are whole; to go on from there: {self.resume_command()}"
-            raise RunFailed(f"could not write a checkpoint at step {progress.step}: {reason}\n{rest}") from error
-        self._saved_at = time.monotonic()
+            raise RunFailed(f"could not write a checkpoint at step {step}: {reason}\n{rest}") from error
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put the trainer where a checkpoint was written.
@@ -121,6 +162,7 @@ class Saver:
         progress, monitor = self.trainer.progress, self.trainer.monitor
         if file.name != LAST and progress.batch == 0:  # last.pth is the last to be written
             self.after_epoch(is_best=monitor.best_epoch == progress.epoch)
+        self.wait()
         self._remove_old()
         if monitor.best is not None and not (self.folder / BEST).exists():
             log.warning(
@@ -170,27 +212,6 @@ class Saver:
                 "the disk of %s has %.0f MB free, and this run's checkpoints will take about %.0f MB",
                 self.run_dir, free / 1e6, needed / 1e6,
             )  # fmt: skip
-
-
-def to_cpu(value: Any, place: str = "state") -> Any:
-    """Copy the tensors in nested dicts, lists and tuples to the host, so that a file opens on any machine.
-
-    Raises:
-        TypeError: something at `place` is of another kind (a NumPy number, say), so that the file would be refused
-            when it is loaded.
-    """
-    if isinstance(value, torch.Tensor):
-        return whole(value.detach()).cpu()
-    if isinstance(value, dict):
-        result = copy.copy(value)  # of the same kind: a scheduler may keep a Counter
-        for key, entry in value.items():
-            result[key] = to_cpu(entry, f"{place}.{key}")
-        return result
-    if isinstance(value, list | tuple):
-        return type(value)(to_cpu(entry, f"{place}.{number}") for number, entry in enumerate(value))
-    if type(value) not in _PLAIN:
-        raise TypeError(f"{place}: a checkpoint holds tensors and plain values, and this is a {type(value).__name__}")
-    return value
 
 
 def refuse_changes(stored: dict[str, Any], config: Config) -> None:

@@ -157,6 +157,7 @@ class Trainer:
                 while not self.progress.finished:
                     self.train_epoch()
                     self.end_epoch(self.evaluate(self.loaders.valid, "val"))
+                self.saver.wait()
             self.observers.on_end(self)
         except Interrupted as stop:
             self.saver.save("last.pth")
@@ -165,6 +166,7 @@ class Trainer:
             self.observers.on_failure(self, error)
             raise
         finally:
+            self.saver.close()
             self.observers.close()
 
     def train_epoch(self) -> None:

