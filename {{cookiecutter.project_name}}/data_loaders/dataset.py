@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
@@ -61,8 +62,8 @@ class InMemoryDataset(BatchDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
         """Return a batch: each tensor's rows at `indices`."""
-        rows = torch.as_tensor(indices)
-        return tuple(tensor[rows] for tensor in self.tensors)
+        rows = torch.from_numpy(np.asarray(indices, np.int64))  # of a list, NumPy takes a quarter of torch's time
+        return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
 
 
 class SeededDataset(Dataset[Any]):

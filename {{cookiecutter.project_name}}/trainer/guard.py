@@ -30,7 +30,7 @@ class NonFiniteGuard:
         self.describe = describe
         self.fused = all(group.get("fused") for group in optimizer.param_groups)
         self._raised: torch.Tensor | None = None
-        self._flags: list[torch.Tensor] = []
+        self._suspects: list[torch.Tensor] = []
 
     def __call__(self, loss: torch.Tensor, overflow: torch.Tensor | None = None) -> None:
         """Look at a step's loss, a scalar, between `backward()` and `step()`.
@@ -42,13 +42,15 @@ class NonFiniteGuard:
         Raises:
             Diverged: the loss is not finite and the optimizer has no flag that would withhold the update.
         """
-        bad = loss.detach() * 0 != 0  # 0 × NaN and 0 × infinity are NaN, and NaN is not 0
+        suspect = loss.detach() * 0  # 0 × NaN and 0 × infinity are NaN, and NaN counts as true
         if self.fused:
-            self._flags.append(bad)
-            self._raised = bad if self._raised is None else self._raised | bad
-            skip = self._raised if overflow is None else self._raised | overflow
-            self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
-        elif bad:
+            if self._raised is None:
+                self._raised = torch.zeros((), device=loss.device)
+            self._suspects.append(suspect)
+            raised = self._raised.logical_or_(suspect)
+            skip = raised if overflow is None else raised.logical_or(overflow).float()
+            self.optimizer.found_inf = skip  # type: ignore[attr-defined]
+        elif suspect:
             raise Diverged(self.describe(0), ago=0)
         elif overflow is not None and overflow:
             self.optimizer.zero_grad()  # a parameter without a gradient is passed over
@@ -61,9 +63,10 @@ class NonFiniteGuard:
         Raises:
             Diverged: one of them is not finite; the message is about the first.
         """
-        flags = torch.stack(self._flags).tolist() if self._flags else []
-        self._flags.clear()
-        for bad in ([not math.isfinite(loss) for loss in losses], flags):
+        suspects = torch.stack(self._suspects).tolist() if self._suspects else []
+        self._suspects.clear()
+        for numbers in (losses, suspects):
+            bad = [not math.isfinite(number) for number in numbers]
             if any(bad):
                 self.check_weights()
                 ago = len(bad) - bad.index(True)  # of the first one
