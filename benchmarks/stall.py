@@ -1,6 +1,6 @@
 """How long training stands still for a checkpoint of 500 MB: a plain `torch.save`, and the project's Saver.
 
-    python benchmarks/stall.py [--megabytes 500]
+python benchmarks/stall.py [--megabytes 500]
 """
 
 from __future__ import annotations
