@@ -184,10 +184,11 @@ def workloads(scale: float = 1.0) -> list[Workload]:
         return max(5, round(scale * number))
 
     mlp = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))  # noqa: E731
+    # Each takes two or three epochs, so that what happens at the end of one, a checkpoint say, counts.
     jobs = [
-        Workload("tiny MLP", mlp, digits(8), 64, steps(1000)),
-        Workload("conv net", ConvNet, digits(8), 64, steps(200)),
-        Workload("small Transformer", TinyTransformer, text(2048), 16, steps(100), metric="accuracy"),
+        Workload("tiny MLP", mlp, digits(8), 64, steps(650)),
+        Workload("conv net", ConvNet, digits(2), 64, steps(100)),
+        Workload("small Transformer", TinyTransformer, text(512), 16, steps(50)),
     ]
     if torch.cuda.is_available():
         images = torch.randn(8192, 3, 32, 32), torch.randint(10, (8192,))
