@@ -48,7 +48,7 @@ def test_a_step_between_log_entries_reads_nothing(
     batches = list(trainer.loaders.train)
     with counted(monkeypatch) as found:
         for batch in batches:
-            trainer.count(trainer.meter, trainer.train_step(batch))
+            trainer.count(trainer.meter, *trainer.train_step(batch))
             trainer.after_step()
         assert found == []
         trainer.meter.flush()
@@ -67,7 +67,7 @@ def test_an_epoch_between_log_entries_never_waits_for_the_gpu(tiny: Callable[...
     try:
         for batch in loader:
             moved = tuple(tensor.to("cuda", non_blocking=True) for tensor in batch)
-            trainer.count(trainer.meter, trainer.train_step(moved))
+            trainer.count(trainer.meter, *trainer.train_step(moved))
             trainer.after_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
