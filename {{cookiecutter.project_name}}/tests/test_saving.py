@@ -66,13 +66,14 @@ def test_a_write_that_fails_in_the_background_ends_the_run_at_its_next_step(
 
 
 def test_a_snapshot_is_a_copy_in_which_tied_weights_stay_tied() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    model[1].weight = model[0].weight
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
     state = {"model": model.state_dict(), "rates": [0.1, (1, 2)]}
     copied = snapshot(state)
-    before = model[0].weight.detach().clone()
+    before = first.weight.detach().clone()
     with torch.no_grad():
-        model[0].weight.zero_()
+        first.weight.zero_()
     assert torch.equal(copied["model"]["0.weight"], before)
     assert copied["model"]["0.weight"].data_ptr() == copied["model"]["1.weight"].data_ptr()
     assert copied["rates"] == [0.1, (1, 2)]

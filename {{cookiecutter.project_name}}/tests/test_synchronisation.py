@@ -17,7 +17,7 @@ class Reads(TorchDispatchMode):
     """Counts the operations that read a tensor's values, which on an accelerator would wait for it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
