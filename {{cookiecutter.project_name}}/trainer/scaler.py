@@ -1,6 +1,6 @@
 """From losses to gradients: of a batch in pieces, of several processes, and in 16 bits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
@@ -37,7 +37,7 @@ class Scaler:
         self.steps = torch.tensor(0, device=device)
         self.overflow: torch.Tensor | None = None
 
-    def pieces(self, batch: Any, share: Share | None, last: Callable[[bool], None]) -> Iterator[Any]:
+    def pieces(self, batch: Any, share: Share | None, last: Callable[[bool], None]) -> Iterable[Any]:
         """Divide a batch by its samples.
 
         Args:
@@ -49,9 +49,9 @@ class Scaler:
         self._losses: list[torch.Tensor] = []
         self._weights: list[torch.Tensor] = []
         self._idle = share is not None and share.own == 0
-        if not self.divided:
-            yield batch
-            return
+        return self._divide(batch, share, last) if self.divided else (batch,)
+
+    def _divide(self, batch: Any, share: Share | None, last: Callable[[bool], None]) -> Iterator[Any]:
         samples = number_of_samples(batch)
         count = max(1, min(self.count, share.smallest if share else samples))
         bounds = [samples * number // count for number in range(count + 1)]

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from utils.distributed import world_size
+
 
 @dataclass
 class Lap:
@@ -17,7 +19,8 @@ class Lap:
     def read(self) -> dict[str, float]:
         """Return the speed, and the share of the time that was spent waiting, under the names of a log entry."""
         seconds = max(self.seconds, 1e-9)
-        return {"samples_per_second": self.samples / seconds, "data_wait": self.waiting / seconds}
+        samples = self.samples * world_size()
+        return {"samples_per_second": samples / seconds, "data_wait": self.waiting / seconds}
 
 
 class Stopwatch:
@@ -48,7 +51,7 @@ class Stopwatch:
             yield batch
 
     def count(self, samples: int) -> None:
-        """Count samples that were trained on."""
+        """Count samples that this process was trained on; the others had as many."""
         self.epoch.samples += samples
         self.window.samples += samples
 

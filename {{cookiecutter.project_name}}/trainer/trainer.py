@@ -1,6 +1,6 @@
 """The training loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,6 @@ from trainer.scaler import Scaler
 from trainer.stopwatch import Stopwatch
 from utils.config import Config
 from utils.device import all_finite, choose_device, move, peak_memory
-from utils.distributed import world_size
 from utils.errors import Diverged, Interrupted
 from utils.seeding import RandomStates, random_state_kept
 
@@ -128,9 +127,9 @@ class Trainer:
             losses = self.loss(output, targets)
         return StepResult(losses, output, targets)
 
-    def pieces(self, batch: Any) -> Iterator[Any]:
+    def pieces(self, batch: Any) -> Iterable[Any]:
         """Divide a batch as `trainer.accumulate` says; by default, the one piece is the whole batch."""
-        share = self.loaders.train.share(self.progress.batch) if world_size() > 1 else None
+        share = self.loaders.train.share(self.progress.batch) if self.scaler.divided else None
         return self.scaler.pieces(batch, share, partial(self.parallel.exchange_gradients, self.model))
 
     def move(self, batch: Any) -> Any:
@@ -240,16 +239,16 @@ class Trainer:
             values[name] = float(metric.compute())
         return {f"{split}_{name}": value for name, value in values.items()}
 
+    @torch.no_grad()
     def count(self, meter: Meter, *results: StepResult) -> None:
         """Add losses and metrics of a step to a meter; nothing is read from the device yet."""
         for result in results:
             samples = len(result.targets)
             meter.update("loss", result.losses, samples)
-            with torch.no_grad():
-                for name, values in self.metrics.values(self.precision.full(result.output), result.targets).items():
-                    meter.update(name, values, samples)
+            for name, values in self.metrics.values(self.precision.full(result.output), result.targets).items():
+                meter.update(name, values, samples)
             if meter is self.meter:
-                self.stopwatch.count(samples * world_size())
+                self.stopwatch.count(samples)
 
     def scalars(self, means: dict[str, float]) -> dict[str, float]:
         """Name what a log entry of training holds."""

@@ -112,11 +112,12 @@ class Agreement:
 
     def __init__(self) -> None:
         """Begin without a question."""
+        self._alone = world_size() == 1
         self._pending: tuple[torch.Tensor, Any] | None = None
 
     def __call__(self, number: int) -> int:
         """Name a number, and return the largest of those that were named in the call before (0 in the first one)."""
-        if world_size() == 1:
+        if self._alone:
             return number
         previous, tensor = self._pending, torch.tensor([number])
         self._pending = tensor, distributed.all_reduce(tensor, distributed.ReduceOp.MAX, async_op=True)

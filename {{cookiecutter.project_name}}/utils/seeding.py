@@ -28,7 +28,7 @@ class RandomState:
         version, numbers, gauss = random.getstate()
         numpy_state: Any = np.random.get_state(legacy=False)
         state: dict[str, Any] = {
-            "python": {"version": version, "numbers": list(numbers), "gauss": gauss},
+            "python": {"version": version, "numbers": torch.tensor(numbers), "gauss": gauss},
             "numpy": {
                 "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
                 "pos": int(numpy_state["state"]["pos"]),
@@ -46,7 +46,7 @@ class RandomState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Write the generators' state; devices that this machine lacks are passed over."""
         python, numpy_state = state["python"], state["numpy"]
-        random.setstate((python["version"], tuple(python["numbers"]), python["gauss"]))
+        random.setstate((python["version"], tuple(python["numbers"].tolist()), python["gauss"]))
         key = numpy_state["key"].numpy().astype(np.uint32)
         np.random.set_state(("MT19937", key, numpy_state["pos"], numpy_state["has_gauss"], numpy_state["gauss"]))
         torch.set_rng_state(state["torch"].cpu())
