@@ -1,4 +1,4 @@
-"""From the start of the process to the end of the first training step: `train.py`, and a bare script on the same data.
+"""What a run costs besides its steps: the start, the end and the memory of `train.py`, and of a bare script beside it.
 
 python benchmarks/start.py [--rounds 5] [--imports]
 """
@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 PROJECT = Path(__file__).parents[1] / "{{cookiecutter.project_name}}"
+LOGGERS = ("tensorboard", "image_figures", "plots")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 BARE = """
@@ -32,12 +34,14 @@ train, valid = train_test_split(list(range(len(labels))), stratify=labels)
 images, targets = torch.from_numpy(pixels).float().view(-1, 1, 8, 8), torch.from_numpy(labels).long()
 model = ConvNet()
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-for inputs, wanted in DataLoader(TensorDataset(images[train], targets[train]), 64, shuffle=True):
-    optimizer.zero_grad()
-    functional.cross_entropy(model(inputs), wanted).backward()
-    optimizer.step()
-    print("first step", time.time())
-    break
+for epoch in range(2):
+    for inputs, wanted in DataLoader(TensorDataset(images[train], targets[train]), 64, shuffle=True):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(inputs), wanted).backward()
+        optimizer.step()
+        if epoch == 0:
+            print("step", time.time())
+print("end", time.time(), flush=True)
 """
 
 OWN = """
@@ -46,32 +50,45 @@ sys.path.insert(0, ".")
 import train
 from trainer.trainer import Trainer
 
-after_step = Trainer.after_step
-def note(self):
-    if not self.progress.step:
-        print("first step", time.time(), flush=True)
+after_step, end_epoch = Trainer.after_step, Trainer.end_epoch
+def note_step(self):
+    print("step", time.time(), flush=True)
     after_step(self)
-Trainer.after_step = note
-sys.argv = ["train.py", "-c", sys.argv[1], "trainer.save_dir=" + sys.argv[2], "trainer.epochs=1", "lr_scheduler=null"]
-code = train.run(train.main)
-print("end", time.time(), flush=True)
-sys.exit(code)
+def note_epoch(self, metrics):
+    end_epoch(self, metrics)
+    print("end", time.time(), flush=True)
+Trainer.after_step, Trainer.end_epoch = note_step, note_epoch
+sys.argv = ["train.py", "-c", sys.argv[1], "trainer.save_dir=" + sys.argv[2], "trainer.epochs=2", *sys.argv[3:]]
+sys.exit(train.run(train.main))
 """
 
 
-def timed(code: str, *words: str) -> tuple[float, float]:
-    """Run a script, and return the seconds to its first step, and those from its last line to the process's end."""
+class Cost(NamedTuple):
+    """What one run of a script cost besides its steps."""
+
+    first_step: float  # seconds, from the start of the process
+    ending: float  # seconds, from the end of the last epoch to that of the process
+    memory: float  # MB at most
+
+
+def cost(code: str, *words: str) -> Cost:
+    """Run a script, and measure it."""
     begin = time.time()
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
-    end = time.time()
-    said = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines() if line.startswith(("first step", "end ")))
-    return float(said["first step"]) - begin, end - float(said.get("end", end))
+    command = [sys.executable, "-c", code, *words]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=PROJECT, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        end = time.time()
+        output.seek(0)
+        lines = output.read().splitlines()
+    assert status == 0, "\n".join(lines)
+    first = next(line for line in lines if line.startswith("step "))
+    last = [line for line in lines if line.startswith("end ")][-1]
+    return Cost(float(first.split()[1]) - begin, end - float(last.split()[1]), usage.ru_maxrss * 1024 / 1e6)
 
 
 def main() -> None:
-    """Let the two take turns, and print the medians."""
+    """Let the scripts take turns, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns (5)")
     parser.add_argument("--imports", action="store_true", help="list what train.py imports and how long that takes")
@@ -83,19 +100,24 @@ def main() -> None:
         longest = sorted(rows, key=lambda row: -int(row[1]))[:25]
         print("\n".join(f"{int(row[1]) / 1000:8.0f} ms {row[2].strip()}" for row in longest))
         return
-    config = sorted([*PROJECT.glob("config.json"), *PROJECT.glob("configs/image_classification.json")])[0]
-    bare, own, ending = [], [], []
+    config = str(next(PROJECT.glob("configs/image_classification.json")))
+    scripts: dict[str, tuple[str, ...]] = {
+        "bare script": (BARE,),
+        "train.py as it comes": (OWN, config),
+        "without TensorBoard and pictures": (OWN, config, *(f"loggers.{name}=false" for name in LOGGERS)),
+    }
+    costs: dict[str, list[Cost]] = {name: [] for name in scripts}
     for _ in range(arguments.rounds):
-        bare.append(timed(BARE)[0])
-        with tempfile.TemporaryDirectory() as folder:
-            start, end = timed(OWN, str(config), folder)
-        own.append(start)
-        ending.append(end)
-    ratio = statistics.median(one / other for one, other in zip(own, bare, strict=True))
-    print("| | seconds |\n|---|---:|")
-    print(f"| bare script, to the end of its first step | {statistics.median(bare):.2f} |")
-    print(f"| train.py, to the end of its first step | {statistics.median(own):.2f} (× {ratio:.2f}) |")
-    print(f"| train.py, from the end of its work to that of the process | {statistics.median(ending):.2f} |")
+        for name, (code, *words) in scripts.items():
+            with tempfile.TemporaryDirectory() as folder:
+                costs[name].append(cost(code, *words[:1], folder, *words[1:]))
+    print("| | to the end of the first step | × bare | from the last epoch to the exit | most memory |")
+    print("|---|---:|---:|---:|---:|")
+    for name, measured in costs.items():
+        pairs = zip(measured, costs["bare script"], strict=True)
+        ratio = statistics.median(one.first_step / bare.first_step for one, bare in pairs)
+        first, ending, memory = (statistics.median(column) for column in zip(*measured, strict=True))
+        print(f"| {name} | {first:.2f} s | {ratio:.2f} | {ending:.2f} s | {memory:.0f} MB |")
 
 
 if __name__ == "__main__":

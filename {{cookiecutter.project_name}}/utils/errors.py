@@ -1,6 +1,8 @@
 """The ways in which a run may end early, and the exit code of each."""
 
+import atexit
 import errno
+import gc
 import os
 import signal
 import sys
@@ -74,6 +76,8 @@ def run(main: Callable[[], int]) -> int:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as a script has it while it imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     hook, threading.excepthook = threading.excepthook, _report_from_thread
+    # Python would look for garbage among all the objects of torch before it ends, which takes a second.
+    atexit.register(gc.freeze)
     try:
         return main()
     except UserError as error:
