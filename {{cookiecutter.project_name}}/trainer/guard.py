@@ -1,4 +1,4 @@
-"""Keep a non-finite loss away from the weights without reading the loss in every step."""
+"""Keep a non-finite loss away from the weights, on an accelerator without waiting for it in every step."""
 
 import math
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from utils.errors import Diverged
 class NonFiniteGuard:
     """Withholds the optimizer's updates from the first loss on that is NaN or infinite.
 
-    Reading a loss makes the host wait for the device. Fused optimizers read a flag on the device instead, the
-    one that `GradScaler` uses (`found_inf`): when it is 1, they leave weights and state as they are. Once raised
-    it stays raised, so nothing is touched until the loop next reads its losses, in `check`, and stops. The
-    loss is read in every step only for optimizers that have no fused version.
+    On the CPU the loss is just read. On an accelerator that would make the host wait, so fused optimizers read a flag
+    on the device instead, the one that `GradScaler` uses (`found_inf`): when it is 1, they leave weights and state as
+    they are. Once raised it stays raised, so nothing is touched until the loop next reads its losses, in `check`, and
+    stops. There the loss is read in every step only for optimizers that have no fused version.
     """
 
     def __init__(self, optimizer: Optimizer, describe: Callable[[int], str]) -> None:
@@ -28,7 +28,9 @@ class NonFiniteGuard:
         """
         self.optimizer = optimizer
         self.describe = describe
-        self.fused = all(group.get("fused") for group in optimizer.param_groups)
+        groups = optimizer.param_groups
+        on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
+        self.by_flag = not on_cpu and all(group.get("fused") for group in groups)
         self._raised: torch.Tensor | None = None
         self._suspects: list[torch.Tensor] = []
 
@@ -40,17 +42,17 @@ class NonFiniteGuard:
             overflow: whether to leave out this one step because gradients in 16 bits are too large.
 
         Raises:
-            Diverged: the loss is not finite and the optimizer has no flag that would withhold the update.
+            Diverged: the loss is not finite, and no flag withholds the update.
         """
-        suspect = loss.detach() * 0  # 0 × NaN and 0 × infinity are NaN, and NaN counts as true
-        if self.fused:
+        if self.by_flag:
+            suspect = loss.detach() * 0  # 0 × NaN and 0 × infinity are NaN, and NaN counts as true
             if self._raised is None:
                 self._raised = torch.zeros((), device=loss.device)
             self._suspects.append(suspect)
             raised = self._raised.logical_or_(suspect)
             skip = raised if overflow is None else raised.logical_or(overflow).float()
             self.optimizer.found_inf = skip  # type: ignore[attr-defined]
-        elif suspect:
+        elif not math.isfinite(loss.item()):
             raise Diverged(self.describe(0), ago=0)
         elif overflow is not None and overflow:
             self.optimizer.zero_grad()  # a parameter without a gradient is passed over
