@@ -128,7 +128,7 @@ def test_watching_changes_no_bit_and_leaves_no_hook(tiny: MakeTrainer) -> None:
 def test_a_run_that_diverges_names_the_module_and_keeps_the_batch(
     tiny: MakeTrainer, by_flag: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the loss is read in each step or, as on an accelerator, every fourth; dropout draws as it did in the bad step."""
+    """Whether the loss is read in each step, or every fourth as on an accelerator; dropout draws as in the bad step."""
     monkeypatch.setattr("logger.console.log.propagate", True)
     trainer = tiny(loggers=WATCHED, dropout=0.5, optimizer={"type": "AdamW", "args": {"lr": 0.05}})
     trainer.guard.by_flag = by_flag
