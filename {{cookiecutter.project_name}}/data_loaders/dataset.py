@@ -1,11 +1,12 @@
 """From sample indices to batches: datasets that return whole batches, and a wrapper for all others."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from data_loaders.randomness import global_generators_kept, hash_counter, seed_global_generators
 
@@ -105,7 +106,8 @@ class SeededDataset(Dataset[Any]):
         if set_epoch is not None:
             set_epoch(epoch)
         samples = []
-        with global_generators_kept():
+        # A worker has no other use for its generators.
+        with nullcontext() if get_worker_info() else global_generators_kept():
             for index in indices:
                 seed_global_generators(hash_counter(self.seed, epoch, index))
                 samples.append(self.wrapped[index])

@@ -17,19 +17,25 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
+_MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64-bit numbers: the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MULTIPLIERS[0])
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MULTIPLIERS[1])
     return x ^ (x >> np.uint64(31))
 
 
 def hash_counter(*numbers: int) -> int:
     """Hash whole numbers, in their order, to one of 64 bits: for instance `hash_counter(seed, epoch)`."""
-    state = np.zeros(1, np.uint64)
-    for number in numbers:
-        state = _mix(state + np.uint64((number + _GOLDEN) & _MASK))
-    return int(state[0])
+    x = 0
+    for number in numbers:  # as `_mix` does; for a few numbers Python's own take a thirtieth of NumPy's time
+        x = (x + number + _GOLDEN) & _MASK
+        x = ((x ^ (x >> 30)) * _MULTIPLIERS[0]) & _MASK
+        x = ((x ^ (x >> 27)) * _MULTIPLIERS[1]) & _MASK
+        x ^= x >> 31
+    return x
 
 
 def uniform(seed: int, epoch: int, indices: Sequence[int], draws: int) -> NDArray[np.float64]:

@@ -144,6 +144,13 @@ def test_a_computed_order_is_fair() -> None:
     assert ((counts - 200) ** 2 / 200).sum() < 56
 
 
+def test_numbers_hash_to_the_outputs_of_splitmix64() -> None:
+    """The first outputs of its generator from the seeds 0 and 1234567 (Vigna's reference implementation)."""
+    assert hash_counter(0) == 0xE220A8397B1DCDAF
+    assert hash_counter(1234567) == 6457827717110365317
+    assert hash_counter(2**63, -5) == hash_counter(-(2**63), 2**64 - 5)
+
+
 def test_a_large_set_is_shuffled_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler_file, "TABLE", 100)
     monkeypatch.setattr(sampler_file, "CHUNK", 50)
