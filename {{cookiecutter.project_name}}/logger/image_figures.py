@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 _COLUMNS, _TILE, _GAP = 6, 110, 18  # the last two in pixels
+_LETTERS = 10  # that an image's width has room for, beside a percentage
 
 # Images, their classes, the predicted classes, and the probability that the model gave to those.
 Shown = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -118,6 +119,7 @@ def draw_images(shown: Shown, names: list[str], title: str) -> "Figure":
     tiles = _tiles(shown[0])
     columns = min(_COLUMNS, len(tiles))
     short = max(map(len, names)) < 4
+    names = [name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…" for name in names]
     column, row = _TILE + _GAP, tiles.shape[1] + (24 if short else 40)
     sheet = np.full((40 + row * -(-len(tiles) // columns) + _GAP, column * max(columns, 3) + _GAP, 3), 255, np.uint8)
     height, width = sheet.shape[:2]

@@ -41,8 +41,11 @@ class TableFigures(Figures):
             self._count += len(result.targets)
 
     def figures(self) -> "dict[str, Figure]":
-        """Draw both."""
-        true, predicted = torch.cat(self._pairs, dim=1)[:, :_ENOUGH].cpu().numpy()
+        """Draw both, if any prediction is finite."""
+        pairs = torch.cat(self._pairs, dim=1)[:, :_ENOUGH].cpu()
+        true, predicted = pairs[:, pairs.isfinite().all(dim=0)].numpy()
+        if not len(true):
+            return {}
         name = getattr(self._trainer.loaders.train, "target", "target")
         return {
             "validation/predictions": draw_predictions(true, predicted, name),
@@ -63,6 +66,7 @@ def draw_predictions(true: NDArray[np.float32], predicted: NDArray[np.float32], 
     limits = low - room, high + room
     axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"true {name}", ylabel=f"predicted {name}")
     axis.set_title("predicted against true, validation data")
+    axis.locator_params(nbins=6)
     axis.grid(alpha=0.3)
     return figure
 
@@ -75,11 +79,13 @@ def draw_residuals(true: NDArray[np.float32], predicted: NDArray[np.float32], na
     figure = Figure(figsize=(8, 4), dpi=DPI, layout="constrained")
     points, bars = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     points.scatter(predicted, residuals, s=14, alpha=0.5, edgecolors="none")
-    points.set(xlabel=f"predicted {name}", ylabel="predicted − true", title="residuals, validation data")
+    points.set(xlabel=f"predicted {name}", ylabel="predicted − true")
     bars.hist(residuals, bins=min(40, 1 + len(residuals) // 4), orientation="horizontal", alpha=0.7)
     mean, spread = float(residuals.mean()), float(residuals.std())
-    bars.xaxis.get_major_locator().set_params(integer=True)
-    bars.set(xlabel="samples", title=f"mean {mean:.3g}, spread {spread:.3g}")
+    points.locator_params(nbins=6)
+    bars.locator_params("x", integer=True, nbins=4)
+    bars.set_xlabel("samples")
+    figure.suptitle(f"residuals, validation data: mean {mean:.4g}, standard deviation {spread:.4g}", fontsize=12)
     for axis in (points, bars):
         axis.axhline(0, color="grey", linewidth=1)
         axis.grid(alpha=0.3)

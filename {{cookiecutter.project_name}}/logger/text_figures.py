@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 72
 _CELL = 10, 21  # pixels
+_FONT = "DejaVu Sans Mono"  # it comes with matplotlib
 _VISIBLE = {"\n": "↵", "\t": "→"}
 
 
@@ -127,6 +128,7 @@ def draw_texts(texts: list[list[tuple[str, float]]]) -> "Figure":
     """Draw texts on a ground that is the redder, the less the model expected a character."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import findfont, get_font
 
     empty: list[tuple[str, float]] = []
     rows = [row for text in texts for row in [*_rows(text), empty]][:-1]
@@ -140,9 +142,10 @@ def draw_texts(texts: list[list[tuple[str, float]]]) -> "Figure":
     axis.axis("off")
     axis.set_title(f"validation texts: white is expected, red ({guess:.1f} nats) no better than a guess", fontsize=10)
     size = _CELL[0] / DPI * 72 / 0.602  # a character of the font is 0.602 times as wide
+    known = get_font(findfont(_FONT)).get_charmap()
     for number, row in enumerate(rows):
-        text = "".join(character for character, _ in row).replace("$", r"\$")
-        axis.text(-0.5, number, text, va="center_baseline", fontsize=size, family="DejaVu Sans Mono")
+        text = "".join(character if ord(character) in known else "□" for character, _ in row)
+        axis.text(-0.5, number, text, va="center_baseline", fontsize=size, family=_FONT, parse_math=False)
     return figure
 
 

@@ -43,7 +43,7 @@ def test_each_sample_is_a_point_and_a_residual(tmp_path: Path, shape: tuple[int,
     residuals = expected[:, 1] - expected[:, 0]
     assert np.array_equal(points.collections[0].get_offsets(), np.stack([expected[:, 1], residuals], axis=1))
     assert sum(bar.get_width() for bar in bars.patches) == 40
-    assert f"mean {residuals.mean():.3g}" in bars.get_title()
+    assert f"mean {residuals.mean():.4g}, " in drawn["validation/residuals"].get_suptitle()
 
 
 def test_of_many_samples_the_first_are_drawn_and_a_constant_is_no_trouble(tmp_path: Path) -> None:
@@ -52,6 +52,13 @@ def test_of_many_samples_the_first_are_drawn_and_a_constant_is_no_trouble(tmp_pa
     (axis,) = drawn["validation/predictions"].axes
     assert len(axis.collections[0].get_offsets()) == 2000
     assert axis.get_xlabel() == "true target"
+
+
+def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    true, predicted = torch.arange(4.0), torch.tensor([0.5, torch.nan, torch.inf, 1.0])
+    (axis,) = collected(tmp_path, true, predicted)["validation/predictions"].axes
+    assert np.asarray(axis.collections[0].get_offsets()).tolist() == [[0.0, 0.5], [3.0, 1.0]]
+    assert collected(tmp_path, true, torch.full((4,), torch.nan)) == {}
 
 
 def test_other_data_does_not_fit(tmp_path: Path) -> None:
