@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainer.trainer import StepResult
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
-_COLUMNS, _TILE, _GAP = 6, 110, 18  # the last two in pixels
+_COLUMNS, _TILE, _GAP = 4, 110, 18  # the last two in pixels
 _LETTERS = 10  # that an image's width has room for, beside a percentage
 
 # Images, their classes, the predicted classes, and the probability that the model gave to those.

@@ -76,7 +76,7 @@ def draw_residuals(true: NDArray[np.float32], predicted: NDArray[np.float32], na
     from matplotlib.figure import Figure
 
     residuals = predicted - true
-    figure = Figure(figsize=(8, 4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
     points, bars = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     points.scatter(predicted, residuals, s=14, alpha=0.5, edgecolors="none")
     points.set(xlabel=f"predicted {name}", ylabel="predicted − true")
@@ -85,7 +85,7 @@ def draw_residuals(true: NDArray[np.float32], predicted: NDArray[np.float32], na
     points.locator_params(nbins=6)
     bars.locator_params("x", integer=True, nbins=4)
     bars.set_xlabel("samples")
-    figure.suptitle(f"residuals, validation data: mean {mean:.4g}, standard deviation {spread:.4g}", fontsize=12)
+    figure.suptitle(f"residuals, validation data: mean {mean:.4g}, deviation {spread:.4g}", fontsize=11)
     for axis in (points, bars):
         axis.axhline(0, color="grey", linewidth=1)
         axis.grid(alpha=0.3)

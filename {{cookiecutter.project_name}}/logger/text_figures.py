@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trainer.trainer import StepResult
 
-_COLUMNS = 72
+_COLUMNS = 48
 _CELL = 10, 21  # pixels
 _FONT = "DejaVu Sans Mono"  # it comes with matplotlib
 _VISIBLE = {"\n": "↵", "\t": "→"}
@@ -133,14 +133,16 @@ def draw_texts(texts: list[list[tuple[str, float]]]) -> "Figure":
     empty: list[tuple[str, float]] = []
     rows = [row for text in texts for row in [*_rows(text), empty]][:-1]
     losses = [[loss for _, loss in row] + [0.0] * (_COLUMNS - len(row)) for row in rows]
-    width, height = _CELL[0] * _COLUMNS + 40, _CELL[1] * len(rows) + 60
+    width, height = _CELL[0] * _COLUMNS + 40, _CELL[1] * len(rows) + 75
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    axis: Axes = figure.add_axes((20 / width, 15 / height, 1 - 40 / width, 1 - 60 / height))
+    axis: Axes = figure.add_axes((20 / width, 15 / height, 1 - 40 / width, 1 - 75 / height))
     ground = LinearSegmentedColormap.from_list("ground", ["#ffffff", "#ffe9a8", "#ff9d5c", "#f0524f"])
     guess = math.log(NUM_TOKENS)
     axis.imshow(losses, cmap=ground, vmin=0, vmax=guess, aspect="auto", interpolation="nearest")
     axis.axis("off")
-    axis.set_title(f"validation texts: white is expected, red ({guess:.1f} nats) no better than a guess", fontsize=10)
+    axis.set_title(
+        f"validation texts: white is expected, red is no better\nthan a guess (a loss of {guess:.1f})", fontsize=10
+    )
     size = _CELL[0] / DPI * 72 / 0.602  # a character of the font is 0.602 times as wide
     known = get_font(findfont(_FONT)).get_charmap()
     for number, row in enumerate(rows):

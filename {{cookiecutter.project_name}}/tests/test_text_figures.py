@@ -67,12 +67,12 @@ def test_bytes_become_characters_with_the_loss_of_all_their_bytes() -> None:
 
 
 def test_a_text_is_drawn_on_a_ground_of_its_losses() -> None:
-    text = [(character, float(number % 5)) for number, character in enumerate("$x_$한" * 20)]
+    text = [(character, float(number % 5)) for number, character in enumerate("$x_$한" * 16)]
     (axis,) = draw_texts([text, text[:3]]).axes
-    shown = "$x_$□" * 20  # for what the font lacks, lest all that follows be moved
-    assert [each.get_text() for each in axis.texts] == [shown[:72], shown[72:], "", "$x_"]
+    shown = "$x_$□" * 16  # for what the font lacks, lest all that follows be moved
+    assert [each.get_text() for each in axis.texts] == [shown[:48], shown[48:], "", "$x_"]
     (image,) = axis.images
-    assert np.asarray(image.get_array())[1, :28].tolist() == [loss for _, loss in text[72:]]
+    assert np.asarray(image.get_array())[1, :32].tolist() == [loss for _, loss in text[48:80]]
     assert image.get_clim() == (0, math.log(257))
 
 
