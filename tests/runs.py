@@ -32,7 +32,7 @@ SMALL = [
     "trainer.epochs=3",
     "trainer.log_every=3",
     "trainer.save_every_steps=2",
-    "loggers={tensorboard: true, chaos: true, image_figures: false, plots: false}",
+    "loggers={tensorboard: true, chaos: true, image_figures: false, plots: false, report: false}",
 ]
 ONE_CYCLE = "lr_scheduler={type: OneCycleLR, interval: step, args: {max_lr: 0.01, total_steps: 21}}"
 DIGITS = [*SMALL, ONE_CYCLE, "name=digits", "data_loader.args.batch_size=200"]  # 6 batches of 200 and one of 57
@@ -48,7 +48,7 @@ OTHER_PARTS = [
     "trainer.clip_grad_norm=0.5",
 ]
 # Everything that watches: histograms every few steps, pictures every other epoch.
-WATCHED = [*DIGITS, "loggers={tensorboard: {histograms_every: 4}, image_figures: {every: 2}, plots: true}"]
+WATCHED = [*DIGITS, "loggers={tensorboard: {histograms_every: 4}, image_figures: {every: 14}, plots: true}"]
 
 # In 16 bits, a batch in three pieces, and an average of the weights that is evaluated in their place.
 HALF = [

@@ -103,6 +103,7 @@ def test_any_number_of_processes_trains_alike(lab: Lab, tmp_path: Path, words: l
     assert close(together.run, alone, 2e-3)
     assert [result.out for result in said[1:]] == [""] * (len(said) - 1), "one process speaks for all"
     assert "Warning" not in "".join(result.err for result in said)
+    assert "  ConvNet  " in said[0].out, "layers are called by their own names, not FSDPConvNet"
 
 
 def test_a_run_goes_on_with_another_strategy_and_number_of_processes(lab: Lab, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ WORDS = [
     "trainer.log_every=2",
     "trainer.save_every_steps=2",
     "lr_scheduler=null",
-    "loggers={tensorboard: true, chaos: true}",
+    "loggers={tensorboard: true, chaos: true, table_figures: false, plots: false, report: false}",
 ]
 
 

@@ -9,7 +9,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from data_loaders.byte_tokens import END, decode, encode
@@ -18,6 +17,7 @@ from trainer.run_folder import CHECKPOINTS, find_checkpoint
 from trainer.saving import BEST, load_weights
 from utils.config import Component
 from utils.errors import UserError, run
+from utils.generation import generate
 from utils.registry import build
 
 LONGEST = 2000
@@ -55,49 +55,13 @@ def load_model(path: Path) -> nn.Module:
     return model.eval()
 
 
-@torch.no_grad()
-def generate(
-    model: nn.Module,
-    tokens: list[int],
-    length: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-    stop: bool = False,
-) -> list[int]:
-    """Continue a sequence of tokens.
-
-    Args:
-        model: takes tokens `(1, length)` with a length of up to its `max_length`, and returns scores of the next ones.
-        tokens: how the sequence begins, 1 token or more.
-        length: tokens to write.
-        temperature: scores are divided by it; near 0 the likeliest token is always chosen.
-        top_k: choose among so many of the likeliest tokens; None chooses among all.
-        seed: the same seed gives the same tokens.
-        stop: stop at the first `END`.
-
-    Returns:
-        The new tokens.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    written: list[int] = []
-    while len(written) < length and not (stop and written[-1:] == [END]):
-        context = (tokens + written)[-model.max_length :]  # type: ignore[operator]
-        scores = model(torch.tensor([context]))[0, -1] / temperature
-        if top_k is not None and top_k < len(scores):
-            scores[scores < scores.topk(top_k).values[-1]] = -torch.inf
-        written.append(int(torch.multinomial(scores.softmax(dim=0), 1, generator=generator)))
-    return written
-
-
 def main() -> int:
     """Print what the model writes."""
     arguments = parse_arguments()
     model = load_model(arguments.resume)
     prompt = encode(arguments.prompt.encode("utf-8", errors="surrogateescape")).tolist()[:-1]
     options = {"temperature": arguments.temperature, "top_k": arguments.top_k, "seed": arguments.seed}
-    written = generate(model, prompt, arguments.length or LONGEST, stop=arguments.length is None, **options)
+    written = generate(model, prompt, arguments.length or LONGEST, stop=None if arguments.length else END, **options)
     print(decode(prompt[1:] + written).rstrip("\n"))
     return 0
 

@@ -16,7 +16,7 @@ from trainer.saving import load_weights
 from trainer.summary import describe
 from utils.config_files import config_from_dict
 from utils.errors import UserError, run
-from utils.layer_probe import replay
+from utils.replaying import replay
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What trackers show of a run, whichever they are: how things are called, hyperparameters, values for histograms."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _pictures: "WeakKeyDictionary[Figure, bytes]" = WeakKeyDictionary()
 
+# Of pictures, dots per inch.
+DPI = 120
 # A histogram of this many values of a tensor looks like that of all of them.
 _ENOUGH = 10_000
 # What makes no difference to the result.
@@ -43,9 +46,9 @@ def epoch_tags(scalars: dict[str, float], monitor: "Monitor") -> dict[str, float
     return tags
 
 
-def is_due(step: int, log_every: int, every: int | None) -> bool:
-    """Whether something that is wanted every so many steps comes with the log entry of this step."""
-    return every is not None and step // every > (step - log_every) // every
+def is_due(step: int, passed: int, every: int | None) -> bool:
+    """Whether something that is wanted every so many steps comes now, when it last could come `passed` steps ago."""
+    return every is not None and step // every > (step - passed) // every
 
 
 def hyperparameters(config: Config) -> dict[str, float | str]:
@@ -81,6 +84,8 @@ def picture(figure: "Figure") -> bytes:
     """Return a figure as PNG; each is drawn once, however many trackers ask for it."""
     if figure not in _pictures:
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=120)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a box stands for what the font lacks
+            figure.savefig(stream, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
         _pictures[figure] = stream.getvalue()
     return _pictures[figure]

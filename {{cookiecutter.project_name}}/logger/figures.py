@@ -8,6 +8,7 @@ import torch
 from pydantic import PositiveInt
 
 from logger.console import log
+from logger.contents import is_due
 from logger.observer import Observer
 
 if TYPE_CHECKING:
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Figures(Observer):
-    """Collects from the batches of an evaluation and draws, at the end of the run and every few epochs.
+    """Collects from the batches of an evaluation, and draws every so many steps and at the end of the run.
 
     A subclass says what: `fits`, `reset`, `collect`, `figures` and, if it has any, `texts`. The pictures go to all
     observers of the run.
     """
 
-    def __init__(self, run_dir: Path, every: PositiveInt = 50) -> None:
-        """Draw after every `every`-th epoch and after the last; where epochs are long, 1 costs nothing."""
+    def __init__(self, run_dir: Path, every: PositiveInt = 2000) -> None:
+        """Draw after each epoch in which a multiple of `every` steps is reached, and after the last."""
         super().__init__(run_dir)
         self.every = every
         self._collecting = False
@@ -47,7 +48,7 @@ class Figures(Observer):
         raise NotImplementedError
 
     def texts(self) -> Mapping[str, str]:
-        """Write, in Markdown."""
+        """Write, in plain text."""
         return {}
 
     def on_start(self, trainer: "Trainer") -> None:
@@ -69,13 +70,15 @@ class Figures(Observer):
 
     def _may_be_drawn(self) -> bool:
         progress, monitor = self._trainer.progress, self._trainer.monitor
-        epoch = progress.epoch + 1
         may_stop = monitor.patience is not None and monitor.since_best + 1 >= monitor.patience
-        return epoch % self.every == 0 or epoch >= self._trainer.config.trainer.epochs or may_stop
+        return self._due(progress.step) or progress.epoch + 1 >= self._trainer.config.trainer.epochs or may_stop
+
+    def _due(self, step: int) -> bool:
+        return is_due(step, len(self._trainer.loaders.train), self.every)
 
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
         """Draw, and hand the pictures to all."""
-        if self._collecting and (epoch % self.every == 0 or self._trainer.progress.finished):
+        if self._collecting and (self._due(step) or self._trainer.progress.finished):
             for name, figure in self.figures().items():
                 self._trainer.observers.on_figure(name, figure, step)
             for name, text in self.texts().items():

@@ -12,7 +12,8 @@ from logger.console import log
 from logger.observer import AppendOnlyFiles, Observer
 from utils.distributed import world_size
 from utils.errors import Diverged
-from utils.layer_probe import LayerProbe, replay, torch_random
+from utils.layer_probe import LayerProbe
+from utils.replaying import replay, torch_random
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -22,7 +23,7 @@ DEAD = 0.25  # the share of a layer's units
 
 
 class LayerWatch(Observer):
-    """Measures the first step of each epoch and every hundredth; writes `layers.jsonl` and `plots/layers.png`.
+    """Measures the first step and every hundredth after it; writes `layers.jsonl` and `plots/layers.png`.
 
     When a loss is not finite, the step is taken once more to find the module where that began, and its batch is
     kept in `bad_batch.pth`, for `replay.py`.
@@ -33,22 +34,23 @@ class LayerWatch(Observer):
 
         Args:
             run_dir: the run's folder.
-            every: steps between two that are measured, besides the first of each epoch.
+            every: steps between two that are measured.
         """
         super().__init__(run_dir)
         self.every = every
         self.path = run_dir / "layers.jsonl"
         self._files = AppendOnlyFiles(run_dir, self.path.name)
-        self._hook: RemovableHandle | None = None
+        self._hooks: list[RemovableHandle] = []
         self._random: dict[int, dict[str, Any]] = {}
         self._measured: dict[str, int] | None = None
         self._told: set[str] = set()
 
     def on_start(self, trainer: "Trainer") -> None:
-        """Set the one hook that sees each training step begin."""
+        """Set the two hooks that see each training step begin and end."""
         self.probe = LayerProbe(trainer.model)
         self.trainer = trainer
-        self._hook = trainer.model.register_forward_pre_hook(self._before_forward)
+        begin = trainer.model.register_forward_pre_hook(self._before_forward)
+        self._hooks = [begin, trainer.optimizer.register_step_post_hook(self._finish)]
 
     def _before_forward(self, module: torch.nn.Module, inputs: Any) -> None:
         progress = self.trainer.progress
@@ -57,13 +59,12 @@ class LayerWatch(Observer):
         # Losses are read every `log_every` steps: so far back a step may have to be repeated.
         self._random[progress.step] = torch_random(self.trainer.device)
         self._random.pop(progress.step - self.trainer.config.trainer.log_every, None)
-        self._finish()
-        if progress.batch == 0 or progress.step % self.every == 0:
+        if progress.step % self.every == 0:
             self.probe.__enter__()
             self._measured = {"epoch": progress.epoch + 1, "step": progress.step + 1}
 
-    def _finish(self) -> None:
-        """Write down the step that was measured, if there is one, and remove its hooks."""
+    def _finish(self, *_: Any) -> None:
+        """Write down the step that was measured, if it was, and remove its hooks."""
         if self._measured is None:
             return
         self.probe.__exit__()
@@ -77,10 +78,6 @@ class LayerWatch(Observer):
             if text not in self._told:
                 log.warning("step %d: %s", line["step"], text)
                 self._told.add(text)
-
-    def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
-        """See that nothing waits to be written when the checkpoint comes."""
-        self._finish()
 
     def on_failure(self, trainer: "Trainer", error: Diverged) -> None:
         """Repeat the step whose loss was not finite, name the module where that began, and keep the batch."""
@@ -114,8 +111,9 @@ class LayerWatch(Observer):
 
     def close(self) -> None:
         """Remove every hook."""
-        if self._hook is not None:
-            self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
+        if self._hooks:
             self.probe.__exit__()
 
     def state_dict(self) -> dict[str, Any]:

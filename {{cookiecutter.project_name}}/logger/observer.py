@@ -41,7 +41,7 @@ class Observer:
         """Another observer has drawn a picture for all, by `trainer.observers.on_figure(…)`."""
 
     def on_text(self, name: str, text: str, step: int) -> None:
-        """Another observer has written a text for all, in Markdown."""
+        """Another observer has written a text for all, by `trainer.observers.on_text(…)`; show it as it is."""
 
     def on_end(self, trainer: "Trainer") -> None:
         """Training has reached its end; not called when it was stopped before."""

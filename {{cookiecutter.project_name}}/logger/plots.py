@@ -1,4 +1,4 @@
-"""The pictures of a run as files in `plots/`, and its curves, drawn when it ends."""
+"""The pictures and texts of a run as files in `plots/`, and its curves, drawn when it ends."""
 
 import json
 from typing import TYPE_CHECKING
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 class Plots(Observer):
     """Draws `plots/curves.png` from `metrics.jsonl`: a chart per quantity, training and validation on one.
 
-    What other observers draw is kept beside it; a newer picture of the same name replaces the older.
+    What other observers draw and write is kept beside it; what is newer replaces what is older and has the same name.
     """
 
     def on_figure(self, name: str, figure: "AnyFigure", step: int) -> None:
         """Keep a picture: `validation/mistakes` becomes `plots/mistakes.png`."""
-        self._save(figure, name.rpartition("/")[2])
+        self._save(name, ".png", picture(figure))
+
+    def on_text(self, name: str, text: str, step: int) -> None:
+        """Keep a text: `validation/written` becomes `plots/written.txt`."""
+        self._save(name, ".txt", text.encode("utf-8"))
 
     def on_end(self, trainer: "Trainer") -> None:
         """Draw the picture."""
@@ -47,8 +51,8 @@ class Plots(Observer):
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
             axis.legend()
-        self._save(figure, "curves")
+        self._save("curves", ".png", picture(figure))
 
-    def _save(self, figure: "AnyFigure", name: str) -> None:
+    def _save(self, name: str, suffix: str, content: bytes) -> None:
         (self.run_dir / "plots").mkdir(exist_ok=True)
-        (self.run_dir / "plots" / f"{name}.png").write_bytes(picture(figure))
+        (self.run_dir / "plots" / (name.rpartition("/")[2] + suffix)).write_bytes(content)

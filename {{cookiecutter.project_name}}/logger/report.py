@@ -1,8 +1,8 @@
 """The report: `report.html` in the run's folder, for a browser."""
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from logger.console import log
 from logger.observer import Observer
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ class Report(Observer):
     def close(self) -> None:
         """Write the page: last of all, when the pictures of other observers are there."""
         if self._started:
-            # Imported here because only the end of a run needs it.
-            from reporting.page import write_report
-            from reporting.record import read_run
+            try:
+                # Imported here because only the end of a run needs it.
+                from reporting.page import write_report
+                from reporting.record import read_run
 
-            # An error now must not hide why the run ends.
-            with suppress(OSError):
                 write_report([read_run(self.run_dir)], self.run_dir / "report.html")
+            except Exception as error:  # whatever it is, it must not hide why the run ends
+                log.warning("there is no report of this run: %s", error or type(error).__name__)

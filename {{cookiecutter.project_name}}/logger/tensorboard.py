@@ -3,6 +3,7 @@
 import struct
 from contextlib import suppress
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
@@ -104,8 +105,8 @@ class TensorBoard(Observer):
         self._add([Summary.Value(tag=name, image=image)], step)
 
     def on_text(self, name: str, text: str, step: int) -> None:
-        """Write a text."""
-        self._writer.add_text(name, text, step)
+        """Write a text, which TensorBoard takes for Markdown: indented, it is shown as it is."""
+        self._writer.add_text(name, indent(text, "    ", lambda _: True), step)
 
     def on_end(self, trainer: "Trainer") -> None:
         """Mark the run as finished in the table of hyperparameters."""

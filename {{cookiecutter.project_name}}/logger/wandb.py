@@ -5,6 +5,7 @@ Log in with `wandb login`, or set WANDB_API_KEY; neither is ever written into a 
 
 import io
 import secrets
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,7 +101,7 @@ class WandB(Observer):
 
     def on_text(self, name: str, text: str, step: int) -> None:
         """Report a text."""
-        self._report({name: self.wandb.Html(f"<pre>{text}</pre>")}, step)
+        self._report({name: self.wandb.Html(f"<pre>{escape(text)}</pre>")}, step)
 
     def _report(self, entry: dict[str, Any], step: int) -> None:
         if step >= self._ahead:

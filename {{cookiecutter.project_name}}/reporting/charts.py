@@ -10,16 +10,25 @@ from reporting.record import RunRecord
 # Matplotlib knows no CSS: it draws in these colours, which are then replaced.
 _INK, _GRID = "#200000", "#200001"
 COLOURS = 8
+TITLES = {
+    "lr": "learning rate",
+    "seconds": "seconds per epoch",
+    "samples_per_second": "samples per second",
+    "data_wait": "share of time spent waiting for data",
+    "memory_host_mb": "most memory used so far (MB)",
+    "memory_device_mb": "most memory of the device used so far (MB)",
+}
 
 
 @dataclass
 class Curve:
-    """One line of a chart: points, the number of its colour, and whether it is dashed."""
+    """One line of a chart: points, the number of its colour, whether it is dashed, and what it is called if need be."""
 
     xs: list[float]
     ys: list[float]
     colour: int
     dashed: bool
+    label: str
 
 
 @dataclass
@@ -63,7 +72,8 @@ def make_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
         of_model = all(name.startswith(("train_", "val_")) for name in members)
         # The first group has the rate that is called `lr`, too.
         members = [name for name in members if name != "lr"] if len(members) > 1 and quantity == "lr" else members
-        chart = Chart(quantity, _curves(runs, members, of_model), of_model, _best_epoch(runs) if of_model else None)
+        title, best = TITLES.get(quantity, quantity), _best_epoch(runs) if of_model else None
+        chart = Chart(title, _curves(runs, members, of_model), of_model, best)
         if chart.curves:
             chart.svg = draw(chart, number=len(charts[0]) + 100 * len(charts[1]))
             charts[0 if of_model else 1].append(chart)
@@ -82,9 +92,11 @@ def _curves(runs: list[RunRecord], names: list[str], of_model: bool) -> list[Cur
             points = [(float(line["epoch"]), run.values(line)[name]) for line in run.lines if name in run.values(line)]
             if points:
                 train = name.startswith("train_")
-                colour = number if len(runs) > 1 else (0 if train else 1) if of_model else index
+                label = "" if of_model or len(names) == 1 or len(runs) > 1 else name.partition("_")[2]
+                # Colours that have a name of their own are not those of training and validation.
+                colour = number if len(runs) > 1 else (0 if train else 1) if of_model else index + 2 * bool(label)
                 xs, ys = (list(column) for column in zip(*points, strict=True))
-                curves.append(Curve(xs, ys, colour % COLOURS, train and len(runs) > 1))
+                curves.append(Curve(xs, ys, colour % COLOURS, train and len(runs) > 1, label))
     return curves
 
 

@@ -20,6 +20,7 @@ class RunRecord:
         starts: machine and software, an entry for each start, as in `environment.json`.
         tests: what `test.py` measured, by file name.
         figures: the pictures in its `plots/`, apart from the curves, which the report draws itself.
+        texts: the texts in its `plots/`.
         finished: it has reached its end.
     """
 
@@ -29,6 +30,7 @@ class RunRecord:
     starts: list[dict[str, Any]]
     tests: dict[str, Any]
     figures: list[Path]
+    texts: list[Path]
     finished: bool
 
     @property
@@ -75,6 +77,7 @@ def read_run(folder: Path) -> RunRecord:
         starts=starts if isinstance(starts, list) else [],
         tests={path.name: _read_json(path) for path in sorted((folder / "checkpoints").glob("*.json"))},
         figures=[path for path in sorted((folder / "plots").rglob("*.png")) if path.stem != "curves"],
+        texts=sorted((folder / "plots").rglob("*.txt")),
         finished=bool(headers and headers[0][0].finished),
     )
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from data_loaders.byte_tokens import END
-from generate import generate
 from model.transformer import Transformer
+from utils.generation import generate
 
 Script = Callable[..., int]
 
@@ -46,7 +46,7 @@ def test_it_goes_on_with_what_the_model_finds_likely_and_never_exceeds_its_lengt
 
 
 def test_it_stops_at_the_end_of_a_text_or_goes_on_with_another() -> None:
-    assert generate(Counter(), [253], 10, top_k=1, stop=True) == [254, 255, END]
+    assert generate(Counter(), [253], 10, top_k=1, stop=END) == [254, 255, END]
     assert generate(Counter(), [253], 5, top_k=1) == [254, 255, END, 0, 1]
 
 

@@ -75,29 +75,83 @@ def test_nothing_is_named_where_all_is_finite_or_the_batch_is_to_blame() -> None
     assert "what goes into first.0 (Linear), the first module" in str(probe.first_not_finite())
 
 
-def test_what_is_measured_agrees_with_plain_pytorch() -> None:
+class Mixed(nn.Module):
+    """A convolution, normalisation and an activation, an embedding's worth of code between, and a layer used twice."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)
+        self.conv = nn.Sequential(self.first, self.norm, nn.ReLU(inplace))
+        self.shared = nn.Linear(6, 6)
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Turn `(n, 1, height, width)` into `(n, 2)`."""
+        hidden = self.conv(inputs).mean(dim=(2, 3))
+        outputs: torch.Tensor = self.last(self.shared(self.shared(hidden).tanh()))
+        return outputs
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_is_measured_agrees_with_plain_autograd(inplace: bool) -> None:
     torch.manual_seed(0)
-    first, last = nn.Linear(4, 8), nn.Linear(8, 2)
-    model = nn.Sequential(first, nn.ReLU(), last)
-    inputs = torch.randn(16, 4)
+    model, inputs = Mixed(inplace), torch.randn(16, 1, 6, 6)
     with torch.no_grad():
-        first.weight[:3] = 0
-        first.bias[:3] = -1
+        model.norm.bias[:2] = -9
     with LayerProbe(model) as probe:
         model(inputs).square().mean().backward()
     layers = probe.read()
-    assert list(layers) == ["0", "1", "2"]
-    hidden = first(inputs)
-    assert layers["0"]["mean"] == pytest.approx(hidden.mean().item())
-    assert layers["0"]["std"] == pytest.approx(hidden.std(correction=0).item(), rel=1e-5)
-    assert layers["1"]["max"] == pytest.approx(hidden.relu().max().item())
-    assert (layers["1"]["units"], layers["1"]["dead"]) == (8, 3)
-    output = model(inputs)
-    rms = torch.autograd.grad(output.square().mean(), output)[0].square().mean().sqrt().item()
-    assert layers["2"]["gradient"] == pytest.approx(rms)
-    both = [float(value.grad.square().mean().sqrt()) for value in last.parameters() if value.grad is not None]
-    assert layers["2"]["weight_gradient"] == pytest.approx(max(both))
+    assert list(layers) == ["first", "norm", "conv.2", "shared", "last"]
     assert probe.read() == {}
+
+    # The same by hand, each intermediate value with a name of its own.
+    convolved = model.first(inputs)
+    normed = model.norm(convolved)
+    active = nn.functional.relu(normed)
+    once = model.shared(active.mean(dim=(2, 3)))
+    twice = model.shared(once.tanh())
+    output = model.last(twice)
+    values = {"first": [convolved], "norm": [normed], "conv.2": [active], "shared": [once, twice], "last": [output]}
+    everything = [value for of_layer in values.values() for value in of_layer]
+    found = iter(torch.autograd.grad(output.square().mean(), everything, retain_graph=True))
+    for name, of_layer in values.items():
+        joint, entry = torch.cat([value.flatten() for value in of_layer]), layers[name]
+        gradient = torch.cat([next(found).flatten() for _ in of_layer])
+        assert entry["mean"] == pytest.approx(joint.mean().item(), rel=1e-5, abs=1e-7)
+        assert entry["std"] == pytest.approx(joint.std(correction=0).item(), rel=1e-5)
+        assert entry["max"] == pytest.approx(joint.abs().max().item())
+        assert entry["gradient"] == pytest.approx(gradient.square().mean().sqrt().item(), rel=1e-5)
+    for name in ("first", "norm", "shared", "last"):
+        grads = [value.grad for value in model.get_submodule(name).parameters() if value.grad is not None]
+        assert len(grads) == 2
+        expected = max(grad.square().mean().sqrt().item() for grad in grads)
+        assert layers[name]["weight_gradient"] == pytest.approx(expected, rel=1e-5)
+    assert (layers["conv.2"]["units"], layers["conv.2"]["dead"]) == (6, 2)
+
+
+def test_gradients_are_those_that_full_backward_hooks_see_where_these_work() -> None:
+    """And where they do not, which is why the probe sets its hooks on tensors."""
+    torch.manual_seed(0)
+    seen: dict[str, float] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, into, out: seen.update({name: float(out[0].square().mean().sqrt())})
+
+    inputs, model = torch.randn(16, 1, 6, 6, requires_grad=True), Mixed()
+    handles = [model.get_submodule(name).register_full_backward_hook(note(name)) for name in ("first", "norm")]
+    with LayerProbe(model) as probe:
+        model(inputs).square().mean().backward()
+    layers = probe.read()
+    assert len(seen) == 2
+    for name, gradient in seen.items():
+        assert layers[name]["gradient"] == pytest.approx(gradient, rel=1e-6)
+    for handle in handles:
+        handle.remove()
+
+    model = Mixed(inplace=True)
+    model.norm.register_full_backward_hook(note("norm"))
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        model(inputs)
 
 
 def hooks_of(model: nn.Module) -> list[Any]:
@@ -107,6 +161,11 @@ def hooks_of(model: nn.Module) -> list[Any]:
     return of_modules + [hook for hooks in grads for hook in (hooks or {}).values()]
 
 
+def hooks_of_optimizer(trainer: Trainer) -> list[Any]:
+    kinds = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    return [hook for kind in kinds for hook in getattr(trainer.optimizer, kind).values()]
+
+
 def test_watching_changes_no_bit_and_leaves_no_hook(tiny: MakeTrainer) -> None:
     plain = tiny()
     plain.train()
@@ -114,12 +173,10 @@ def test_watching_changes_no_bit_and_leaves_no_hook(tiny: MakeTrainer) -> None:
     watched.train()
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, watched.model.state_dict()[name])
-    assert hooks_of(watched.model) == []
+    assert hooks_of(watched.model) + hooks_of_optimizer(watched) == []
     run = watched.saver.run_dir
     lines = [json.loads(line) for line in (run / "layers.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], line["step"]) for line in lines] == [
-        (1, 1), (1, 4), (2, 6), (2, 7), (2, 10), (3, 11), (3, 13),
-    ]  # fmt: skip
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 1), (1, 4), (2, 7), (2, 10), (3, 13)]
     assert lines[0]["layers"]["linear"]["weight_gradient"] > 0
     assert (run / "plots" / "layers.png").stat().st_size > 5000
 
@@ -154,7 +211,7 @@ def test_a_run_that_diverges_names_the_module_and_keeps_the_batch(
     assert torch.equal(saved["batch"][0], trainer.loaders.train.load(indices)[0])
     trainer.observers.close()
     handle.remove()
-    assert hooks_of(trainer.model) == []
+    assert hooks_of(trainer.model) + hooks_of_optimizer(trainer) == []
 
 
 def test_a_bad_batch_is_replayed_by_one_command(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from logger.console import set_up_logging
 from trainer import profile
@@ -57,3 +58,26 @@ def test_slow_data_are_told_from_a_slow_step(
     assert not trainer.model._forward_hooks
     assert not trainer.model._forward_pre_hooks
     assert not trainer.optimizer._optimizer_step_pre_hooks
+
+
+def test_batches_that_differ_are_compared_with_themselves(
+    tiny: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The very first batch is quick, as one of short sequences; the others are not, and no data are to blame."""
+    trainer = tiny()
+    monkeypatch.setattr(profile, "STEPS", 2)
+    monkeypatch.setattr(profile, "ROUNDS", 2)
+    monkeypatch.setattr(profile, "trace", lambda *_: None)
+    loader, work = trainer.loaders.train, trainer.train_step
+    loader.set_position(0)
+    first = next(iter(loader))[0]
+
+    def slowly(batch: Any) -> Any:
+        if not torch.equal(batch[0], first):
+            threading.Event().wait(0.03)
+        return work(batch)
+
+    trainer.train_step = slowly  # type: ignore[method-assign]
+    set_up_logging()
+    profile.run(trainer, True)
+    assert "data loading is not the bottleneck" in capsys.readouterr().out

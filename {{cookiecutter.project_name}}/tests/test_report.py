@@ -78,6 +78,7 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(tiny: Callable[..., Trai
     run = trainer.saver.run_dir
     (run / "plots").mkdir()
     (run / "plots" / "confusion.png").write_bytes(png())
+    (run / "plots" / "written.txt").write_text("한 <b>\n", encoding="utf-8")
     (run / "config.json").write_text(trainer.config.model_dump_json(by_alias=True), encoding="utf-8")
     trainer.train()
     page = Page(run / "report.html")
@@ -86,6 +87,7 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(tiny: Callable[..., Trai
     assert "script" not in page.tags
     assert any(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert all(address.startswith(("data:", "#")) for address in page.addresses if address)
+    assert "한 <b>\n" in page.text
     assert ["optimizer.args.lr", "0.05"] in page.rows
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert any(row[0] == "3" and f"{last['val_loss']:.4g}" in row for row in page.rows if row)
@@ -125,12 +127,13 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "rest", "charts", "shown"),
     [
+        ([{"epoch": 1, "val_loss": 0.5, "lr": 1, "lr_body": 1, "lr_the_head": 2}], "", 2, "the_head"),
         ([], "", 0, "No epoch has been evaluated yet."),
         ([{"epoch": 1, "val_loss": 0.5}], '{"epoch": 2, "val', 1, "0.5"),
         ([{"epoch": 1, "val_loss": float("nan")}, {"epoch": 2, "val_loss": float("inf")}], "", 1, "inf"),
         ([{"epoch": 1, "val_loss": 1}, {"epoch": 2, "best": True, "val_f1": 1.0, "timing": {"mb": 3.5}}], "", 3, "3.5"),
     ],
-    ids=["no epoch", "half a line", "not finite", "other metrics"],
+    ids=["groups", "no epoch", "half a line", "not finite", "other metrics"],
 )
 def test_runs_of_all_kinds_have_a_page(
     tmp_path: Path, lines: list[dict[str, Any]], rest: str, charts: int, shown: str

@@ -4,8 +4,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -25,18 +26,17 @@ BOTTLENECK = 0.2  # share of the time that faster data would save
 def run(trainer: Trainer, _chosen: bool) -> None:
     """Measure some steps, print where their time went, and write a trace."""
     batches = endless(trainer.loaders.train)
-    batch = next(batches)
-    train(trainer, repeat(batch, WARM_UP))
-    # In turns, and the fastest of each: what else the machine does must not decide.
-    times = [(seconds(trainer, batches), seconds(trainer, repeat(batch))) for _ in range(ROUNDS)]
-    with_data, without = (min(column) for column in zip(*times, strict=True))
+    train(trainer, islice(batches, WARM_UP))
+    # In turns, and in the middle of all: what else the machine does must not decide.
+    rounds = [measure_round(trainer, batches) for _ in range(ROUNDS)]
+    step, saved = (median(column) for column in zip(*rounds, strict=True))
     parts = measure_parts(trainer, batches)
 
-    log.info("a training step takes %.2f ms on %s:", 1e3 * with_data, trainer.device)
+    log.info("a training step takes %.2f ms on %s:", 1e3 * step, trainer.device)
     total = sum(parts.values())
     for name, value in parts.items():
         log.info("  %-24s %8.2f ms  %3.0f %%", name, 1e3 * value, 100 * value / total)
-    saved = max(0.0, 1 - without / with_data)
+    saved = max(0.0, saved)
     if saved > BOTTLENECK:
         log.info("data loading is the bottleneck: with data at hand, a step would take %.0f %% less", 100 * saved)
         log.info("what helps: num_workers for the Loader, less work per sample, or an InMemoryDataset")
@@ -52,11 +52,31 @@ def train(trainer: Trainer, batches: Iterable[Any]) -> None:
     trainer.guard.check(trainer.meter.flush())  # this waits for the device
 
 
-def seconds(trainer: Trainer, batches: Iterator[Any]) -> float:
-    """Measure the time of a step, nothing but the end being waited for."""
+def measure_round(trainer: Trainer, batches: Iterator[Any]) -> tuple[float, float]:
+    """Take some steps on batches as they come, and once more on the same ones, which are at hand then.
+
+    Returns:
+        Seconds that a step took, and the share of them that the second time saved. More than what passed in waiting
+        for data it cannot be, even if the machine was busy with something else the first time.
+    """
+    held: list[Any] = []
+    waited = 0.0
+
+    def come() -> Iterator[Any]:
+        nonlocal waited
+        for _ in range(STEPS):
+            begin = time.perf_counter()
+            held.append(next(batches))
+            waited += time.perf_counter() - begin
+            yield held[-1]
+
     begin = time.perf_counter()
-    train(trainer, (next(batches) for _ in range(STEPS)))
-    return (time.perf_counter() - begin) / STEPS
+    train(trainer, come())
+    middle = time.perf_counter()
+    train(trainer, held)
+    end = time.perf_counter()
+    first, second = middle - begin, end - middle
+    return first / STEPS, min(first - second, waited) / first
 
 
 def measure_parts(trainer: Trainer, batches: Iterator[Any]) -> dict[str, float]:
@@ -106,7 +126,7 @@ def trace(trainer: Trainer, batches: Iterator[Any]) -> None:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the stages that it goes through are not news
     with profile(activities=activities) as profiler:
-        train(trainer, (next(batches) for _ in range(TRACED)))
+        train(trainer, islice(batches, TRACED))
     time_of = "self_device_time_total" if on_device else "self_cpu_time_total"
     events = sorted(profiler.key_averages(), key=lambda event: getattr(event, time_of), reverse=True)
     total = sum(getattr(event, time_of) for event in events) or 1.0

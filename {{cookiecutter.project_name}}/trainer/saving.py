@@ -199,6 +199,8 @@ class Saver:
         lines.append(f"look:     tensorboard --logdir {self.run_dir.parent}")
         if (self.run_dir / "plots").exists():
             lines.append(f"pictures: {self.run_dir / 'plots'}")
+        if (self.run_dir / "report.html").exists():
+            lines.append(f"report:   {self.run_dir / 'report.html'}")
         return "\n".join(lines)
 
     def _warn_of_scarce_space(self) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from utils.patterns import class_name
+
 # A table longer than this is no longer read; deep networks are then summed up by their upper parts.
 MAX_ROWS = 40
 
@@ -58,7 +60,7 @@ def layer_table(model: nn.Module, shapes: dict[str, str], groups: list[dict[str,
         lines.append((row.name, row.type, row.output, f"{_size(row.parameters):,}", _rate(row.parameters, rates)))
     every = list(model.parameters())
     trainable = _size([parameter for parameter in every if parameter.requires_grad])
-    lines.append(("all", type(model).__name__, shapes.get("", ""), f"{_size(every):,}", f"{trainable:,} trainable"))
+    lines.append(("all", class_name(model), shapes.get("", ""), f"{_size(every):,}", f"{trainable:,} trainable"))
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -84,7 +86,7 @@ def _rows_at(model: nn.Module, depth: int, shapes: dict[str, str]) -> Iterator[R
         if level == depth or (name and level < depth and not any(module.children())):
             # A list of modules, say, has nothing that could be called.
             idle = "" if type(module).forward is nn.Module.forward else "not called"
-            yield Row(name, type(module).__name__, shapes.get(name, idle), list(module.parameters()))
+            yield Row(name, class_name(module), shapes.get(name, idle), list(module.parameters()))
         elif level < depth:
             for own, parameter in module.named_parameters(prefix=name, recurse=False):
                 yield Row(own, "Parameter", "", [parameter])

@@ -1,8 +1,16 @@
-"""Patterns over the dotted names of a model's parts, as in `features.*`."""
+"""Names of a model's parts, and patterns over them, as in `features.*`."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+
+from torch import nn
+
+
+def class_name(module: nn.Module) -> str:
+    """Return what a module's class is called; FSDP puts one of its own in front, `FSDPLinear` for `Linear`."""
+    classes = type(module).__mro__
+    return next(each.__name__ for each in classes if not each.__module__.startswith("torch.distributed"))
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -30,7 +30,7 @@ MODULES = {
 }
 # Files of logger/ that every run uses anyway, and those that a project may do without.
 BUILT_IN_LOGGERS = ("build", "console", "contents", "figures", "metrics_file", "model_graph", "observer")
-OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "wandb")
+OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "table_figures", "text_figures", "wandb")
 
 
 def find(section: str, type_: str) -> Callable[..., Any]:
