@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from trainer.checkpoint import load_checkpoint
+from trainer.restoring import restore
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import load_config
@@ -80,7 +81,7 @@ def test_a_checkpoint_written_on_cuda_opens_anywhere(tiny: Callable[..., Trainer
     trainer.train()
     state = load_checkpoint(trainer.saver.folder / "last.pth")
     assert {value.device.type for value in state["model"].values()} == {"cpu"}
-    tiny(trainer={"device": "cpu", "epochs": 2}).saver.restore(state)
+    restore(tiny(trainer={"device": "cpu", "epochs": 2}), state)
 
 
 @needs_cuda

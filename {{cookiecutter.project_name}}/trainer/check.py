@@ -13,8 +13,9 @@ import torch
 from data_loaders.loader import Loader
 from logger.console import log
 from trainer.checkpoint import load_checkpoint
-from trainer.run_folder import CHECKPOINTS
-from trainer.saving import LAST, Saver, load_weights
+from trainer.restoring import load_weights
+from trainer.run_folder import CHECKPOINTS, LAST
+from trainer.saving import Saver
 from trainer.summary import describe, layer_table, output_shapes
 from trainer.trainer import Trainer
 from utils.device import all_finite

@@ -94,9 +94,15 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return full
 
 
+def share(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's share of a tensor that is divided among the processes; others as they are."""
+    own: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
+    return own
+
+
 def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Divide a whole tensor among the processes as `other` is, if it is."""
-    if not hasattr(other, "full_tensor"):
+    """Divide a whole tensor among the processes as `other` is, if it is; one that is divided stays as it is."""
+    if not hasattr(other, "full_tensor") or hasattr(tensor, "full_tensor"):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from utils.device import all_finite, move
+from utils.distributed import share
 from utils.errors import Diverged
 from utils.seeding import random_state_kept
 
@@ -72,7 +73,7 @@ class LayerProbe:
 
     def _after_gradient(self, name: str, parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
-            self._weights[name] = parameter.grad.detach().float().square().mean().sqrt()
+            self._weights[name] = share(parameter.grad.detach()).float().square().mean().sqrt()
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Return what was measured of each layer, in the order in which the layers ran, and forget it.
