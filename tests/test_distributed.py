@@ -27,6 +27,7 @@ from runs import (
     shared_lab,
     traces_of,
 )
+from trainer.checkpoint import load_checkpoint
 
 pytestmark = needs_posix
 
@@ -53,10 +54,13 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def start(lab: Lab, words: list[str], processes: int, chaos: str = "") -> list[Process]:
+def start(lab: Lab, words: list[str], processes: int, chaos: str = "", script: str = "train.py") -> list[Process]:
     """Start the processes of one training as torchrun does, which says in the environment who is who."""
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    return [lab.start(*words, chaos=chaos, **shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(processes)]
+    return [
+        lab.start(*words, chaos=chaos, script=script, **shared, RANK=str(n), LOCAL_RANK=str(n))
+        for n in range(processes)
+    ]
 
 
 def train(lab: Lab, words: list[str], processes: int, chaos: str = "") -> list[Result]:
@@ -78,7 +82,7 @@ def close(one: Path, other: Path, tolerance: float) -> bool:
     """Whether two runs measured the same, and ended with the same weights, up to rounding."""
     for a, b in zip(metrics_of(one), metrics_of(other), strict=True):
         assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
-    weights = [torch.load(run / "checkpoints" / "last.pth", weights_only=True)["model"] for run in (one, other)]
+    weights = [load_checkpoint(run / "checkpoints" / "last.pth")["model"] for run in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=tolerance, atol=tolerance)

@@ -41,7 +41,9 @@ def main() -> int:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Do the work, in each of the processes."""
     file, state = find_best(arguments.resume, whole=False)
-    trainer = build_trainer(config_from_dict(state["config"], arguments.words, str(file)))
+    config = config_from_dict(state["config"], arguments.words, str(file))
+    config.trainer.ema = None  # the weights of the checkpoint are the averaged ones
+    trainer = build_trainer(config)
     load_weights(trainer.model, with_shards(state, {"model": trainer.model})["model"])
     loaders = trainer.loaders
     loader = {"train": loaders.train, "val": loaders.valid, "test": loaders.test}[arguments.split]

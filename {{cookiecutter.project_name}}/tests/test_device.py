@@ -36,6 +36,7 @@ def test_auto_is_a_device_that_works() -> None:
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     assert choose_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(UserError, match=r'trainer\.device: "cuda:1" is not there: PyTorch sees 1 CUDA devices'):
         choose_device("cuda:1")

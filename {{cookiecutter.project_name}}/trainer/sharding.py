@@ -4,6 +4,7 @@ Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel",
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainer.parallel import Parallel
 from trainer.shard_writer import ShardWriter
 from utils.config import TrainerSection
 from utils.distributed import like, world_size
+from utils.errors import UserError
 
 # A part with fewer parameters is gathered together with what is around it: a message of its own would cost too much.
 SMALLEST = 100_000
@@ -35,8 +37,15 @@ class Sharding(Parallel):
         self._writer = ShardWriter() if settings.sharded_checkpoints else None
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Divide a model on the host among the processes' devices; on none of them it has to fit as a whole."""
-        shard(model, init_device_mesh(self.device.type, (world_size(),)))
+        """Divide a model on the host among the processes' devices; on none of them it has to fit as a whole.
+
+        Raises:
+            UserError: the model has a parameter that cannot be divided.
+        """
+        try:
+            shard(model, init_device_mesh(self.device.type, (world_size(),)))
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"trainer.strategy=fsdp cannot divide this model: {error}") from error
         return model
 
     def network(self, model: nn.Module) -> Any:
@@ -72,17 +81,32 @@ class Sharding(Parallel):
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divide a model's parameters among the processes, in place; they keep their names.
 
-    The repeated parts of a network, which are the entries of its `ModuleList` and `Sequential`, are gathered one at a
-    time, just before they compute, so that at no time a process holds more of the network than one of them.
+    Each of its repeated parts is gathered just before it computes, and then made a share again, so that at no time a
+    process holds more of the network than one of them.
     """
     names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    for module in reversed(list(model.modules())):  # inner parts first
-        if isinstance(module, nn.ModuleList | nn.Sequential):
-            for part in module:
-                parameters = list(part.parameters())
-                tied = any(names[id(parameter)] > 1 for parameter in parameters)  # to something outside, perhaps
-                if not tied and sum(parameter.numel() for parameter in parameters) >= SMALLEST:
-                    fully_shard(part, mesh=mesh)
+    for part in list(repeated_parts(model, largest=size(model) // 2)):
+        if all(names[id(parameter)] == 1 for parameter in part.parameters()):  # else tied to something outside
+            fully_shard(part, mesh=mesh)
     # By default the outermost part stays whole after a forward pass, until the next backward one; but whoever asks the
     # main process's model for its weights in between makes it a share again there, and there alone.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def repeated_parts(module: nn.Module, largest: int) -> Iterator[nn.Module]:
+    """Go through the entries of a network's `ModuleList` and `Sequential`, and of those that are large, through theirs.
+
+    Args:
+        module: where to look.
+        largest: parameters of the largest part that is taken as it is.
+    """
+    for child in module.children():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and SMALLEST <= size(child) <= largest:
+            yield child
+        else:
+            yield from repeated_parts(child, largest)
+
+
+def size(module: nn.Module) -> int:
+    """Count parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,7 +1,6 @@
 """Reading the shards of a checkpoint: any number of processes can, each what it needs.
 
-The folder is one of `torch.distributed.checkpoint` (DCP), which other tools of PyTorch read too, `dcp_to_torch_save` for
-one.
+The folder is one of `torch.distributed.checkpoint` (DCP), which PyTorch's own tools read too.
 """
 
 import hashlib
