@@ -235,9 +235,7 @@ class Trainer:
                     self.metrics.collect(self.precision.full(result.output), result.targets)
                     self.observers.on_evaluation_batch(moved, result)
                 self.interrupt.check()
-        values = meter.means()
-        for name, metric in self.metrics.collected.items():
-            values[name] = float(metric.compute())
+        values = meter.means() | self.metrics.computed()
         return {f"{split}_{name}": value for name, value in values.items()}
 
     @torch.no_grad()

@@ -53,8 +53,11 @@ def process_group() -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
     try:
         yield
-    finally:
-        distributed.destroy_process_group()
+    except BaseException:
+        if not cuda:  # NCCL would wait for what the others have begun, and an end of this process ends that
+            distributed.destroy_process_group()
+        raise
+    distributed.destroy_process_group()
 
 
 def from_main(value: T) -> T:
