@@ -115,6 +115,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "reporting/record.py",
         "tests/test_report.py",
     ),
+    "sharding": (
+        "merge.py",
+        "tests/test_sharding.py",
+        "trainer/shard_writer.py",
+        "trainer/sharding.py",
+        "trainer/shards.py",
+    ),
     "token_file": (
         "configs/token_file.yaml",
         "data_loaders/token_file.py",

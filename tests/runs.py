@@ -69,6 +69,7 @@ if str(SOURCE) not in sys.path:
 
 from dropped.chaos import Tap  # noqa: E402 - it imports from the project
 from logger.metrics_file import TIMINGS  # noqa: E402
+from trainer.checkpoint import load_checkpoint  # noqa: E402
 
 
 @dataclass
@@ -117,13 +118,13 @@ class Lab:
         self._nursery: subprocess.Popen[str] | None = None
         self._started = self._orders = 0
 
-    def start(self, *words: str, chaos: str = "", **env: str) -> Process:
+    def start(self, *words: str, chaos: str = "", script: str = "train.py", **env: str) -> Process:
         """Start `python train.py`, without waiting for it; `chaos` is explained in dropped/chaos.py."""
         self._started += 1
         files = [self.folder / f"{name}-{self._started}.txt" for name in ("out", "err")]
         for file in files:
             file.touch()  # the process may be dead before it can
-        order = {"argv": ["train.py", *words], "stdout": str(files[0]), "stderr": str(files[1])}
+        order = {"argv": [script, *words], "stdout": str(files[0]), "stderr": str(files[1])}
         order["env"] = {"CHAOS": chaos, **env}  # type: ignore[assignment]
         return Process(self._ask(order), *files)
 
@@ -259,6 +260,8 @@ def fingerprints(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def content_of(file: Path) -> dict[str, str]:
     """Describe a checkpoint as any program may read it, without its config and the lengths of log files."""
     state = torch.load(file, map_location="cpu", weights_only=True)
+    if "shards" in state:
+        state = load_checkpoint(file)
     del state["loggers"], state["config"]
     return dict(fingerprints(state, file.stem))
 

@@ -27,6 +27,7 @@ from runs import (
     shared_lab,
     traces_of,
 )
+from trainer.checkpoint import load_checkpoint
 
 pytestmark = needs_posix
 
@@ -53,10 +54,15 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def start(lab: Lab, words: list[str], processes: int, chaos: str = "") -> list[Process]:
+def start(
+    lab: Lab, words: list[str], processes: int, chaos: str = "", script: str = "train.py", **env: str
+) -> list[Process]:
     """Start the processes of one training as torchrun does, which says in the environment who is who."""
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    return [lab.start(*words, chaos=chaos, **shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(processes)]
+    return [
+        lab.start(*words, chaos=chaos, script=script, **shared, **env, RANK=str(n), LOCAL_RANK=str(n))
+        for n in range(processes)
+    ]
 
 
 def train(lab: Lab, words: list[str], processes: int, chaos: str = "") -> list[Result]:
@@ -78,7 +84,7 @@ def close(one: Path, other: Path, tolerance: float) -> bool:
     """Whether two runs measured the same, and ended with the same weights, up to rounding."""
     for a, b in zip(metrics_of(one), metrics_of(other), strict=True):
         assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
-    weights = [torch.load(run / "checkpoints" / "last.pth", weights_only=True)["model"] for run in (one, other)]
+    weights = [load_checkpoint(run / "checkpoints" / "last.pth")["model"] for run in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=tolerance, atol=tolerance)
@@ -125,6 +131,78 @@ def test_pieces_of_a_batch_add_up_to_the_whole(lab: Lab, tmp_path: Path) -> None
     assert whole.begin().code == 0
     succeed(lab, [*pieces.arguments(), "trainer.accumulate=3"], 2)
     assert close(pieces.run, whole.run, 2e-3)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_what_is_frozen_stays_and_thaws_with_an_average_and_pieces(lab: Lab, tmp_path: Path, strategy: str) -> None:
+    words = [
+        *PIECES,
+        "freeze=[features]",
+        "unfreeze=[{epoch: 2, modules: [features.0, features.4]}]",
+        "trainer.accumulate=3",
+        "trainer.keep_last=2",
+    ]
+    alone, together = Experiment(lab, tmp_path / "alone", words), Experiment(lab, tmp_path / "together", words)
+    assert alone.begin().code == 0
+    succeed(lab, [*together.arguments(), f"trainer.strategy={strategy}"], 2)
+    assert close(together.run, alone.run, 2e-3)
+    first, second = (load_checkpoint(together.run / "checkpoints" / f"epoch_000{epoch}.pth") for epoch in (1, 2))
+    start_of = load_checkpoint(alone.run / "checkpoints" / "epoch_0001.pth")["model"]
+    for name, value in start_of.items():
+        if name.startswith("features"):
+            assert torch.equal(first["model"][name], value)
+            assert torch.equal(first["training_model"][name], value)
+            assert torch.equal(second["model"][name], value) is not name.startswith(("features.0", "features.4"))
+
+
+def test_evaluation_counts_every_sample_once_even_where_a_process_has_none(lab: Lab, tmp_path: Path) -> None:
+    """Of each batch of one sample all processes but one get nothing, and one metric collects what it got."""
+    metrics = "metrics=[{type: accuracy}, {type: MulticlassAUROC, args: {num_classes: 10}}]"
+    run = Experiment(lab, tmp_path, [*EVEN, metrics, "trainer.ema=0.5", "trainer.epochs=1"])
+    assert run.begin().code == 0
+    (reported,) = metrics_of(run.run)
+    del reported["val_multiclass_auroc"]  # torchmetrics looks at a whole batch to tell whether it holds probabilities
+    collected = []
+    for processes in (1, 3):
+        words = ["-r", str(run.run), "--split", "val", "data_loader.args.batch_size=1"]
+        results = [lab.wait(process) for process in start(lab, words, processes, script="test.py")]
+        assert [(result.code, result.err) for result in results] == [(0, "")] * processes
+        report = json.loads((run.run / "checkpoints" / "best.val.json").read_text(encoding="utf-8"))["metrics"]
+        collected.append(report.pop("val_multiclass_auroc"))
+        assert report == pytest.approx({name: reported[name] for name in report}, rel=1e-5)
+    assert collected[1] == pytest.approx(collected[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_every_part_is_run_once_in_all_processes(lab: Lab, tmp_path: Path, strategy: str) -> None:
+    sharded = f"trainer.sharded_checkpoints={str(strategy == 'fsdp').lower()}"
+    words = [*EVEN, "--check", f"trainer.strategy={strategy}", sharded, f"trainer.save_dir={tmp_path / 'saved'}"]
+    results = succeed(lab, ["-c", "config.json", *words], 2)
+    assert results[0].out.endswith("all is well\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+FAILING = """
+from trainer.trainer import Trainer
+from utils.distributed import rank
+
+
+class FailingTrainer(Trainer):
+    def train_step(self, batch):
+        if rank() == 1 and self.progress.step == 3:
+            raise ValueError("the reactor is on fire")
+        return super().train_step(batch)
+"""
+
+
+def test_a_failure_in_one_process_ends_all_with_its_message(lab: Lab, tmp_path: Path) -> None:
+    (lab.project / "trainer" / "failing.py").write_text(FAILING, encoding="utf-8")
+    run = Experiment(lab, tmp_path, [*EVEN, "trainer.type=failing.FailingTrainer"])
+    agent = torchrun(lab, "--standalone", "--nproc-per-node=2", "train.py", *run.arguments())
+    said, _ = agent.communicate(timeout=100)
+    assert agent.returncode != 0
+    assert "ValueError: the reactor is on fire" in said
+    assert "another process of this training has ended, and this one with it" in said
 
 
 def test_a_lost_process_ends_all_and_they_go_on_to_the_same_bits(lab: Lab, tmp_path: Path) -> None:

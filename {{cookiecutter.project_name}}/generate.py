@@ -12,9 +12,8 @@ from pathlib import Path
 from torch import nn
 
 from data_loaders.byte_tokens import END, decode, encode
-from trainer.checkpoint import load_checkpoint
-from trainer.run_folder import CHECKPOINTS, find_checkpoint
-from trainer.saving import BEST, load_weights
+from trainer.restoring import load_weights
+from trainer.run_folder import find_best
 from utils.config import Component
 from utils.errors import UserError, run
 from utils.generation import generate
@@ -46,8 +45,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def load_model(path: Path) -> nn.Module:
     """Build the model of a run's best checkpoint, or of the newest, or of a file, with its weights."""
-    best = path / CHECKPOINTS / BEST
-    state = load_checkpoint(best) if best.exists() else find_checkpoint(path)[1]
+    _, state = find_best(path)
     model: nn.Module = build("model", Component.model_validate(state["config"]["model"]))
     if not isinstance(getattr(model, "max_length", None), int):
         raise UserError(f"{path}: {type(model).__name__} has no `max_length`, and is no model that could write")

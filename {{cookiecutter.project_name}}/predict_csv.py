@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from data_loaders.csv_table import read_columns
 from trainer.checkpoint import load_checkpoint
-from trainer.run_folder import CHECKPOINTS
-from trainer.saving import BEST, load_weights
+from trainer.restoring import load_weights
+from trainer.run_folder import BEST, CHECKPOINTS
 from utils.config_files import config_from_dict
 from utils.errors import UserError, run
 from utils.registry import build

@@ -12,7 +12,7 @@ import torch
 
 from logger.console import log, set_up_logging
 from trainer.build import build_trainer
-from trainer.saving import load_weights
+from trainer.restoring import load_weights
 from trainer.summary import describe
 from utils.config_files import config_from_dict
 from utils.errors import UserError, run

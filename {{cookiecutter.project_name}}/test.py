@@ -12,10 +12,10 @@ from pathlib import Path
 
 from logger.console import add_verbosity, log, set_up_logging
 from trainer.build import build_trainer
-from trainer.checkpoint import load_checkpoint
-from trainer.run_folder import CHECKPOINTS, find_checkpoint
-from trainer.saving import BEST, load_weights
+from trainer.restoring import load_weights, with_shards
+from trainer.run_folder import find_best
 from utils.config_files import config_from_dict
+from utils.distributed import is_main, process_group
 from utils.errors import run
 
 
@@ -33,16 +33,18 @@ def main() -> int:
     """Evaluate the checkpoint, print the metrics, and write them beside it."""
     arguments = parse_arguments()
     set_up_logging(level=arguments.level)
-    best = arguments.resume / CHECKPOINTS / BEST
-    if best.exists():
-        file, state = best, load_checkpoint(best)
-    else:
-        file, state = find_checkpoint(arguments.resume)
-        if arguments.resume.is_dir():
-            log.warning("%s has no %s: its newest checkpoint is evaluated, %s", arguments.resume, BEST, file.name)
+    with process_group():
+        evaluate(arguments)
+    return 0
 
-    trainer = build_trainer(config_from_dict(state["config"], arguments.words, str(file)))
-    load_weights(trainer.model, state["model"])
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Do the work, in each of the processes."""
+    file, state = find_best(arguments.resume, whole=False)
+    config = config_from_dict(state["config"], arguments.words, str(file))
+    config.trainer.ema = None  # the weights of the checkpoint are the averaged ones
+    trainer = build_trainer(config)
+    load_weights(trainer.model, with_shards(state, {"model": trainer.model})["model"])
     loaders = trainer.loaders
     loader = {"train": loaders.train, "val": loaders.valid, "test": loaders.test}[arguments.split]
     metrics = trainer.evaluate(loader, arguments.split)
@@ -51,6 +53,8 @@ def main() -> int:
     log.info("%s, after epoch %d (step %d)", file, progress["epoch"], progress["step"])
     for name, value in metrics.items():
         log.info("  %s %.6g", name, value)
+    if not is_main():
+        return
     report = file.with_suffix(f".{arguments.split}.json")
     content = {
         "checkpoint": file.name,
@@ -60,7 +64,6 @@ def main() -> int:
     }
     report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     log.info("written to %s", report)
-    return 0
 
 
 if __name__ == "__main__":

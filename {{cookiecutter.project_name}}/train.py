@@ -22,7 +22,8 @@ from pathlib import Path
 from logger.console import add_verbosity, log, set_up_logging
 from trainer.build import build_trainer
 from trainer.check import check, check_first_batch
-from trainer.checkpoint import load_checkpoint
+from trainer.closing import next_steps
+from trainer.restoring import restore
 from trainer.run_folder import RunLock, create_run_folder, find_checkpoint, newest_unfinished, run_folder_of
 from trainer.trainer import Trainer
 from trainer.trials import add_trials, run_trial
@@ -95,12 +96,10 @@ def resume(path: Path, config: Config | None, words: list[str]) -> int:
     """Continue a run in its folder, from where a checkpoint was written."""
     if is_main():
         RunLock(run_folder_of(path)).acquire()
-    file, state = find_checkpoint(path) if is_main() else (path, {})
-    file = from_main(file)
-    state = state or load_checkpoint(file)
+    file, state = find_checkpoint(path, whole=False)
     trainer = build_trainer(config or config_from_dict(state["config"], words, str(file)))
     trainer.open_run(run_folder_of(path))
-    trainer.saver.restore(state)
+    restore(trainer, state)
     trainer.saver.complete(file)
     return train(trainer, f"going on from {file}, after step {trainer.progress.step}")
 
@@ -114,7 +113,7 @@ def train(trainer: Trainer, headline: str) -> int:
     if trainer.is_finished():
         log.info("this run is finished; to train it longer, add trainer.epochs=%d", 2 * trainer.progress.epoch)
     trainer.train()
-    log.info(trainer.saver.next_steps())
+    log.info(next_steps(trainer))
     return 0
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from utils.config import Config
+from utils.distributed import share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,11 +71,14 @@ def _flatten(value: Any, path: str) -> Iterator[tuple[str, float | str]]:
 
 
 def weights_and_gradients(model: nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Return the finite values of each parameter and its gradient, of large ones an evenly spread part."""
+    """Return the finite values of each parameter and its gradient, of large ones an evenly spread part.
+
+    Of a model that is divided among the processes, these are those of this one.
+    """
     for name, parameter in model.named_parameters():
         for kind, tensor in (("weights", parameter), ("weight_gradients", parameter.grad)):
             if tensor is not None:
-                flat = tensor.detach().flatten()
+                flat = share(tensor.detach()).flatten()
                 values = flat[:: -(-flat.numel() // _ENOUGH) or 1].float().cpu().numpy()
                 if np.isfinite(values).any():
                     yield f"{kind}/{name}", values[np.isfinite(values)]

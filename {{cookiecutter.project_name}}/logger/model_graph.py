@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from utils.device import move
+from utils.distributed import share
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -26,7 +27,8 @@ def model_graph(trainer: "Trainer") -> Any:
     from torch.utils.tensorboard._pytorch_graph import graph
 
     loader, model = trainer.loaders.valid, trainer.model
-    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    if any(share(parameter) is not parameter for parameter in model.parameters()):
+        raise RuntimeError("it is divided among the processes, of which only this one is watched")
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -61,9 +61,6 @@ class TensorBoard(Observer):
         quantities = ["loss", *trainer.metrics.per_sample, *trainer.metrics.collected]
         self._writer.add_custom_scalars(_layout(quantities))
         self._writer.file_writer.add_summary(_hyperparameters(hyperparameters(trainer.config))[0])
-        if trainer.parallel.sharded:
-            self.histograms_every = None  # to look at the model takes all processes, and only this one watches
-            return
         try:
             self._writer.file_writer.add_graph(model_graph(trainer))
         except Exception as error:  # the tracer of torch may raise anything

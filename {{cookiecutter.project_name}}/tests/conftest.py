@@ -1,6 +1,9 @@
 """What the tests share: this project's own config made short, and a tiny regression that needs no file of it."""
 
+import multiprocessing
+import os
 import runpy
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from logger.console import log
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import load_config
+from utils.distributed import process_group, rank, world_size
 from utils.seeding import seed_everything
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +84,35 @@ def run_script(name: str, *words: object) -> int:
     raise AssertionError(f"{name} did not end with sys.exit")
 
 
+@pytest.fixture
+def in_processes() -> Callable[..., None]:
+    """Calls a function in several processes that train together; its first argument makes trainers."""
+    return run_in_processes
+
+
+def run_in_processes(count: int, function: Callable[..., None], *args: Any) -> None:
+    """Call a function of a test file in so many processes, and fail if it fails in one of them."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    forks = sys.platform == "linux" and not torch.cuda.is_available()  # saves the imports; CUDA does not survive it
+    context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    own = [{**shared, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
+    processes = [context.Process(target=_call, args=(environment, function, *args)) for environment in own]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * count
+
+
+def _call(environment: dict[str, str], function: Callable[..., None], *args: Any) -> None:
+    os.environ.update(environment)
+    with process_group():
+        function(tiny_trainer, *args)
+
+
 class Line(nn.Module):
     """A linear model with dropout, so that training draws random numbers."""
 
@@ -118,28 +151,36 @@ def tiny_config(run: Path, **changes: Any) -> Config:
     return Config.model_validate(sections | changes | {"trainer": settings})
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
-    """Makes trainers of the tiny regression, or of another network for it, each with a run folder of its own.
+def tiny_trainer(
+    folder: Path, *, dropout: float = 0.2, network: Callable[[], nn.Module] | None = None, **changes: Any
+) -> Trainer:
+    """A trainer of the tiny regression, or of another network for it, whose run's folder is `folder`.
 
     37 samples in batches of 8: five steps to an epoch, the last of them with 5 samples.
     """
+    config = tiny_config(folder.parent, **changes)
+    seed_everything(config.seed)
+    loaders = Loaders(
+        train=Loader(line_dataset(37), 8, seed=config.seed, shuffle=True),
+        valid=Loader(line_dataset(21), 8),
+        test=Loader(line_dataset(20), 8),
+    )
+    for loader in (loaders.train, loaders.valid, loaders.test):
+        loader.set_share(rank(), world_size())
+    trainer = Trainer(config, network() if network else Line(dropout), loaders)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    trainer.open_run(folder)
+    return trainer
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
+    """Makes trainers of the tiny regression, or of another network for it, each with a run folder of its own."""
     made: list[Trainer] = []
 
-    def make(*, dropout: float = 0.2, network: Callable[[], nn.Module] | None = None, **changes: Any) -> Trainer:
-        config = tiny_config(tmp_path, **changes)
-        seed_everything(config.seed)
-        loaders = Loaders(
-            train=Loader(line_dataset(37), 8, seed=config.seed, shuffle=True),
-            valid=Loader(line_dataset(21), 8),
-            test=Loader(line_dataset(20), 8),
-        )
-        trainer = Trainer(config, network() if network else Line(dropout), loaders)
-        folder = tmp_path / f"run-{len(made)}"
-        (folder / "checkpoints").mkdir(parents=True)
-        trainer.open_run(folder)
-        made.append(trainer)
-        return trainer
+    def make(**changes: Any) -> Trainer:
+        made.append(tiny_trainer(tmp_path / f"run-{len(made)}", **changes))
+        return made[-1]
 
     yield make
     for trainer in made:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from trainer.checkpoint import load_checkpoint
+from trainer.restoring import restore
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import load_config
@@ -35,6 +36,7 @@ def test_auto_is_a_device_that_works() -> None:
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     assert choose_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(UserError, match=r'trainer\.device: "cuda:1" is not there: PyTorch sees 1 CUDA devices'):
         choose_device("cuda:1")
@@ -80,7 +82,7 @@ def test_a_checkpoint_written_on_cuda_opens_anywhere(tiny: Callable[..., Trainer
     trainer.train()
     state = load_checkpoint(trainer.saver.folder / "last.pth")
     assert {value.device.type for value in state["model"].values()} == {"cpu"}
-    tiny(trainer={"device": "cpu", "epochs": 2}).saver.restore(state)
+    restore(tiny(trainer={"device": "cpu", "epochs": 2}), state)
 
 
 @needs_cuda

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.checkpoint import load_checkpoint
+from trainer.restoring import restore
 from trainer.trainer import Trainer
 from utils.config_rules import broken_rules
 from utils.errors import ConfigError
@@ -355,7 +356,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(tiny: MakeTrain
     assert len(stops) == 15 + 3
     for stop in stops:
         resumed = tiny(**changes)
-        resumed.saver.restore(load_checkpoint(stop))
+        restore(resumed, load_checkpoint(stop))
         resumed.train()
         assert exact_state(resumed) == expected, stop.name
 

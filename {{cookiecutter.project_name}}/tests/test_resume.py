@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainer.restoring import restore
 from trainer.run_folder import find_checkpoint
 from trainer.trainer import StepResult, Trainer
 from utils.errors import Diverged, Interrupted
@@ -58,7 +59,7 @@ def result(trainer: Trainer) -> dict[str, Any]:
 def go_on(run: Path, trainer: Trainer) -> Trainer:
     """Continue a run in its folder with a trainer that is new, as `train.py -r` does."""
     trainer.open_run(run)
-    trainer.saver.restore(find_checkpoint(run)[1])
+    restore(trainer, find_checkpoint(run)[1])
     trainer.train()
     return trainer
 
@@ -163,7 +164,7 @@ def test_a_best_value_without_a_checkpoint_is_pointed_out(
         again = tiny(trainer={"keep_last": 3})
         again.open_run(trainer.saver.run_dir)
         file, state = find_checkpoint(folder / f"epoch_{epoch:04d}.pth")
-        again.saver.restore(state)
+        restore(again, state)
         again.saver.complete(file)
         assert len(said) == expected
         assert (folder / "best.pth").exists() == (epoch != 2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import saving
+from trainer import parallel
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.snapshot import snapshot
 from trainer.trainer import Trainer
@@ -37,7 +37,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_which_holds_the_state_of
         steps_seen.append((step, torch.equal(state["model"]["linear.weight"], weights[step])))
 
     monkeypatch.setattr(trainer, "train_step", step)
-    monkeypatch.setattr(saving, "save_checkpoint", slow)
+    monkeypatch.setattr(parallel, "save_checkpoint", slow)
     trainer.train()
     assert steps_seen == [(2, True), (4, True), (5, True)]
     assert load_checkpoint(trainer.saver.folder / "last.pth")["progress"]["step"] == 5
@@ -59,7 +59,7 @@ def test_a_write_that_fails_in_the_background_ends_the_run_at_its_next_step(
         return real_step(batch)
 
     monkeypatch.setattr(trainer, "train_step", step)
-    monkeypatch.setattr(saving, "save_checkpoint", full)
+    monkeypatch.setattr(parallel, "save_checkpoint", full)
     with pytest.raises(RunFailed, match="could not write a checkpoint at step 2: the disk is full\nno checkpoint of"):
         trainer.train()
     assert trainer.progress.step == 3

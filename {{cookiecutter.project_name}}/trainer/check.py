@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from data_loaders.loader import Loader
 from logger.console import log
 from trainer.checkpoint import load_checkpoint
-from trainer.run_folder import CHECKPOINTS
-from trainer.saving import LAST, Saver, load_weights
+from trainer.restoring import load_weights, with_shards
+from trainer.run_folder import CHECKPOINTS, LAST
+from trainer.saving import Saver
 from trainer.summary import describe, layer_table, output_shapes
 from trainer.trainer import Trainer
 from utils.device import all_finite
+from utils.distributed import from_main, gathered, is_main
 from utils.errors import UserError
 from utils.seeding import random_state_kept
 
@@ -115,15 +118,20 @@ def check_saving(trainer: Trainer) -> None:
         UserError: what was loaded is not what was saved, or the disk has no room for it.
     """
     settings = trainer.config.trainer
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / CHECKPOINTS / LAST
-        file.parent.mkdir()
-        Saver(trainer, Path(folder)).save(LAST)
-        size = file.stat().st_size
-        load_weights(trainer.model, load_checkpoint(file)["model"])
     place = Path(settings.save_dir).absolute()
     while not place.exists():
         place = place.parent
+    with ExitStack() as stack:
+        # Where the run would write: other machines, if they take part, see that too.
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix=".check-", dir=place)) if is_main() else ""
+        file = Path(from_main(own)) / CHECKPOINTS / LAST
+        file.parent.mkdir(exist_ok=True)
+        Saver(trainer, file.parent.parent).save(LAST)
+        gathered(None)  # until all are here, and the file too
+        size = sum(path.stat().st_size for path in file.parent.rglob("*"))
+        state = with_shards(load_checkpoint(file, whole=False), {"model": trainer.model})
+        load_weights(trainer.model, state["model"])
+        gathered(None)  # and until all have read it
     free = shutil.disk_usage(place).free
     needed = size * (3 + settings.keep_last)
     log.info(

@@ -3,9 +3,14 @@
 The file is what `torch.save` writes, a ZIP archive of tensors and plain types, and its ZIP comment (the last
 bytes of the file) holds a line of JSON: the format's version, the step, whether the run was finished, and the
 SHA-256 of everything before. `torch.load(path, weights_only=True)` reads it anywhere, without this project.
+
+Of a model that is too large for one file, the tensors lie in a folder of shards beside it, which the file names. They
+are then placeholders in it (on the device `meta`), and under `shards` it has the SHA-256 of each file of that folder.
 """
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import os
 import pickle
@@ -23,6 +28,7 @@ import torch
 from utils.errors import UserError
 
 FORMAT = 1
+SHARDS = "shards"  # the folder, beside the file, of folders of shards
 _END_OF_ARCHIVE = b"PK\x05\x06"  # its record ends with the comment's length in 2 bytes, and the comment
 _BLOCK = 1 << 20
 
@@ -33,15 +39,18 @@ class DamagedCheckpoint(UserError):
 
 @dataclass
 class Header:
-    """What a file says of itself without being loaded."""
+    """What a file says of itself without being loaded; `shards` is the folder of its shards, if it has any."""
 
     format: int
     step: int
     finished: bool
     sha256: str
+    shards: str = ""
 
 
-def save_checkpoint(state: dict[str, Any], paths: Iterable[Path], *, step: int, finished: bool) -> None:
+def save_checkpoint(
+    state: dict[str, Any], paths: Iterable[Path], *, step: int, finished: bool, shards: str = ""
+) -> None:
     """Write a state to one or more files of one folder; each is complete on disk before it gets its name.
 
     Written beside the target, flushed to the disk, renamed, and the folder flushed: at every moment the target
@@ -53,6 +62,7 @@ def save_checkpoint(state: dict[str, Any], paths: Iterable[Path], *, step: int, 
         paths: where to; existing files are replaced.
         step: training steps done.
         finished: whether the run has reached its end.
+        shards: the name of the folder of its shards, which are complete.
 
     Raises:
         OSError: the files could not be written, for instance because the disk is full. Files that were
@@ -63,12 +73,12 @@ def save_checkpoint(state: dict[str, Any], paths: Iterable[Path], *, step: int, 
     try:
         with open(temporary, "w+b") as file:
             torch.save({"format": FORMAT, **state}, file)
-            _append_header(file, step, finished)
+            _append_header(file, Header(FORMAT, step, finished, sha256="", shards=shards))
             _flush_to_disk(file)
         for path in others:
             _copy(temporary, path)
         temporary.replace(first)
-        _flush_folder(first.parent)
+        flush_folder(first.parent)
     except BaseException as error:
         _remove(temporary)
         # torch.save may wrap what a failing write raises into a RuntimeError of its own.
@@ -98,10 +108,10 @@ def _copy(source: Path, target: Path) -> None:
         raise
 
 
-def _append_header(file: BinaryIO, step: int, finished: bool) -> None:
+def _append_header(file: BinaryIO, header: Header) -> None:
     file.seek(0, os.SEEK_END)
     body = file.tell() - 2  # the last two bytes are the length of the comment, so far none
-    fields = asdict(Header(FORMAT, step, finished, sha256=""))
+    fields = asdict(header)
     comment = _encode({**fields, "sha256": _digest(file, body, fields)})
     file.seek(body)
     file.write(struct.pack("<H", len(comment)) + comment)
@@ -126,7 +136,7 @@ def _flush_to_disk(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make a rename survive a power failure; Windows neither needs nor allows it."""
     if os.name == "nt":
         return
@@ -146,7 +156,7 @@ def read_header(path: Path) -> Header:
     """
     with open(path, "rb") as file:
         fields, _ = _read_fields(file, path)
-    return Header(**{name: fields[name] for name in Header.__annotations__})
+    return Header(**{name: fields[name] for name in Header.__annotations__ if name in fields})
 
 
 def _read_fields(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
@@ -160,7 +170,9 @@ def _read_fields(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
         fields = dict(json.loads(comment)) if end >= 0 else {}
         # The hash covers neither the length nor the comment's spelling, so there must be only one.
         sound = _encode(fields) == comment and struct.pack("<H", len(comment)) == length
-        sound = sound and all(type(fields.get(name)) is kind for name, kind in Header.__annotations__.items())
+        kinds = Header.__annotations__.items()
+        sound = sound and all(type(fields.get(name, getattr(Header, name, None))) is kind for name, kind in kinds)
+        sound = sound and re.fullmatch(r"[\w-]*", fields.get(SHARDS, "")) is not None
     except (ValueError, TypeError, RecursionError):
         sound = False
     if not sound:
@@ -168,10 +180,15 @@ def _read_fields(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     return fields, size - len(comment) - 2
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, whole: bool = True) -> dict[str, Any]:
     """Read a whole checkpoint onto the CPU, or nothing of it.
 
     Only tensors and plain types are ever built from the file: it cannot run code.
+
+    Args:
+        path: the file.
+        whole: whether to read the tensors that lie in shards too. Else they stay placeholders, and `state["shards"]`
+            reads them, divided among the processes. Each process then looks for damage in its share of the shards.
 
     Raises:
         DamagedCheckpoint: the bytes are not those that were written.
@@ -193,7 +210,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the hash is right, so somebody made it so
         raise DamagedCheckpoint(f"{path}: {explain_refusal(error)}") from None
+    if SHARDS in state:
+        state[SHARDS] = _open_shards(path, path.parent / SHARDS / fields["shards"], state[SHARDS])
+        return state[SHARDS].fill(state, dict.fromkeys(state)) if whole else state
     return state
+
+
+def _open_shards(path: Path, folder: Path, digests: dict[str, str]) -> Any:
+    if importlib.util.find_spec("trainer.shards") is None:
+        raise UserError(f"{path}: its tensors lie in shards, which trainer/shards.py reads, and this project has not")
+    return importlib.import_module("trainer.shards").Shards(folder, digests)
 
 
 def explain_refusal(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The loss and the metrics of a run, with an answer to outputs and targets that do not fit."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from data_loaders.collate import PADDING
 from trainer.meter import Weighted
 from utils.config import Config
+from utils.distributed import gathered
 from utils.errors import UserError
 from utils.libraries import from_library
 from utils.registry import build, metric_name
@@ -80,6 +82,7 @@ class Metrics:
         for component in config.metrics:
             built = build("metrics", component)
             if isinstance(built, torch.nn.Module):  # a torchmetrics class: it keeps state, and costs 0.1 ms a step
+                built.dist_sync_fn = _of_all  # type: ignore[assignment]
                 self.collected[metric_name(component)] = built.to(device)
             else:
                 self.per_sample[metric_name(component)] = built
@@ -106,3 +109,15 @@ class Metrics:
             output, targets = output.double(), targets.double()  # they subtract large sums of squares
         for metric in self.collected.values():
             metric.update(output, targets)
+
+    def computed(self) -> dict[str, float]:
+        """Compute the classes of torchmetrics over what all processes have collected."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The ``compute``")  # of a process that had no samples
+            return {name: float(metric.compute()) for name, metric in self.collected.items()}
+
+
+def _of_all(state: torch.Tensor, group: Any = None) -> list[torch.Tensor]:
+    """Return a metric's state of each process, without those that had no samples: theirs has another form."""
+    states = [each.to(state.device) for each in gathered(state.cpu()) if each.numel()]
+    return states or [state]

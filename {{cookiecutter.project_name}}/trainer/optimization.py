@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from logger.console import log
 from utils.config import Component, Config
+from utils.distributed import whole
 from utils.libraries import length_argument
 from utils.registry import build, find
 
@@ -121,6 +122,7 @@ class Gradients:
     def norm(self) -> float:
         """Return the total norm in the latest step, before clipping; this waits for the device."""
         if self._before_clipping is not None:
-            return float(self._before_clipping)
+            return float(whole(self._before_clipping))
         # They are still there: `zero_grad` is what a step begins with.
-        return float(nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(whole(nn.utils.get_total_norm(gradients)))

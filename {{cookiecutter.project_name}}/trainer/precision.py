@@ -1,5 +1,6 @@
 """Number formats: how precisely the model computes."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -29,6 +30,8 @@ class Precision:
         torch.set_float32_matmul_precision("highest" if settings.precision == "fp32" else "high")
         torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
         torch.use_deterministic_algorithms(settings.deterministic)
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, matrix products are refused
         self.half = dtype is not None
         self.needs_scaling = dtype is torch.float16
 

@@ -2,15 +2,17 @@
 
 import os
 import secrets
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from logger.console import log
-from trainer.checkpoint import DamagedCheckpoint, Header, load_checkpoint, read_header
+from trainer.checkpoint import SHARDS, DamagedCheckpoint, Header, load_checkpoint, read_header
+from utils.distributed import from_main, gathered, is_main
 from utils.errors import UserError
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.pth", "best.pth"
 
 
 def create_run_folder(save_dir: Path, name: str) -> Path:
@@ -43,11 +45,15 @@ def checkpoints_of(run: Path) -> list[tuple[Header, Path]]:
         except (DamagedCheckpoint, OSError):
             continue
     # Of several files of one step, last.pth first: it is the one that is written last.
-    return sorted(found, key=lambda entry: (entry[0].step, entry[1].name == "last.pth"), reverse=True)
+    return sorted(found, key=lambda entry: (entry[0].step, entry[1].name == LAST), reverse=True)
 
 
-def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """Load a run's newest sound checkpoint.
+def newest_checkpoint(run: Path, *, whole: bool = True) -> tuple[Path, dict[str, Any], list[str]]:
+    """Load a run's newest checkpoint that is sound, in the eyes of all processes.
+
+    Args:
+        run: the run's folder.
+        whole: as for `load_checkpoint`.
 
     Returns:
         The file, its content, and a line for each damaged file that was passed over.
@@ -55,18 +61,26 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]]:
     Raises:
         UserError: there is none.
     """
-    damaged = []
-    sound_headers = checkpoints_of(run)
-    known = {path for _, path in sound_headers}
-    for path in sorted((run / CHECKPOINTS).glob("*.pth")):
-        if path not in known:
-            damaged.append(f"{path}: damaged: it has no sound header")
+    sound_headers, damaged = from_main(_look_through(run) if is_main() else ([], []))
     for _, path in sound_headers:
+        state: dict[str, Any] = {}
+        complaint = ""
         try:
-            return path, load_checkpoint(path), damaged
+            state = load_checkpoint(path, whole=whole)
         except DamagedCheckpoint as error:
-            damaged.append(str(error))
+            complaint = str(error)
+        complaints = [each for each in gathered(complaint) if each]
+        if not complaints:
+            return path, state, damaged
+        damaged += dict.fromkeys(complaints)
     raise UserError("\n".join([f"{run}: holds no checkpoint that could be resumed", *damaged]))
+
+
+def _look_through(run: Path) -> tuple[list[tuple[Header, Path]], list[str]]:
+    sound = checkpoints_of(run)
+    known = {path for _, path in sound}
+    others = [path for path in sorted((run / CHECKPOINTS).glob("*.pth")) if path not in known]
+    return sound, [f"{path}: damaged: it has no sound header" for path in others]
 
 
 def run_folder_of(path: Path) -> Path:
@@ -82,8 +96,12 @@ def run_folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.absolute().parent.parent
 
 
-def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+def find_checkpoint(path: Path, *, whole: bool = True) -> tuple[Path, dict[str, Any]]:
     """Load what `-r` names: the newest sound checkpoint of a run's folder, or a checkpoint file.
+
+    Args:
+        path: what `-r` names.
+        whole: as for `load_checkpoint`.
 
     Returns:
         The file and its content.
@@ -93,10 +111,32 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     """
     run = run_folder_of(path)
     if not path.is_dir():
-        return path, load_checkpoint(path)
-    file, state, damaged = newest_checkpoint(run)
+        return path, load_checkpoint(path, whole=whole)
+    file, state, damaged = newest_checkpoint(run, whole=whole)
     for line in damaged:
         log.warning("%s; %s is used instead", line, file.name)
+    return file, state
+
+
+def find_best(path: Path, *, whole: bool = True) -> tuple[Path, dict[str, Any]]:
+    """Load what is to be looked at: a run's best checkpoint, its newest if there is no best one, or a checkpoint file.
+
+    Args:
+        path: what `-r` names.
+        whole: as for `load_checkpoint`.
+
+    Returns:
+        The file and its content.
+
+    Raises:
+        UserError: nothing sound is there.
+    """
+    best = path / CHECKPOINTS / BEST
+    if best.exists():
+        return best, load_checkpoint(best, whole=whole)
+    file, state = find_checkpoint(path, whole=whole)
+    if path.is_dir():
+        log.warning("%s has no %s: its newest checkpoint is taken, %s", path, BEST, file.name)
     return file, state
 
 
@@ -119,14 +159,25 @@ def set_aside(run: Path, step: int) -> list[Path]:
     Returns:
         The files at their new places.
     """
-    ahead = [path for header, path in checkpoints_of(run) if header.step > step]
+    ahead = [(header, path) for header, path in checkpoints_of(run) if header.step > step]
     if not ahead:
         return []
     shelf = run / CHECKPOINTS / f"ahead_of_step_{step}"
     shelf.mkdir(exist_ok=True)
-    for path in ahead:
+    for header, path in ahead:
         path.replace(shelf / path.name)
-    return [shelf / path.name for path in ahead]
+        if (path.parent / SHARDS / header.shards).exists() and header.shards:
+            (shelf / SHARDS).mkdir(exist_ok=True)
+            (path.parent / SHARDS / header.shards).replace(shelf / SHARDS / header.shards)
+    return [shelf / path.name for _, path in ahead]
+
+
+def remove_unused_shards(run: Path) -> None:
+    """Remove the folders of shards that no checkpoint of a run names: of old ones, or of a save that was killed."""
+    used = {header.shards for header, _ in checkpoints_of(run)}
+    for folder in (run / CHECKPOINTS / SHARDS).glob("*"):
+        if folder.name not in used:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # The locks that this process has. They are kept here because to close such a file, or another of the same name,

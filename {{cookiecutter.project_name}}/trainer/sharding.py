@@ -3,45 +3,110 @@
 Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023; Rajbhandari et al., "ZeRO", 2020.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
-from utils.distributed import like
+from trainer.parallel import Parallel
+from trainer.shard_writer import ShardWriter
+from utils.config import TrainerSection
+from utils.distributed import like, world_size
+from utils.errors import UserError
 
 # A part with fewer parameters is gathered together with what is around it: a message of its own would cost too much.
 SMALLEST = 100_000
 
 
-def shard(model: nn.Module) -> None:
+class Sharding(Parallel):
+    """The strategy `fsdp`: every process has a share of the model.
+
+    Gradients are exchanged after every piece of a batch: kept back until the last one, each process would have to hold
+    all of them, and memory is what this is about.
+    """
+
+    def __init__(self, settings: TrainerSection, device: torch.device) -> None:
+        """Remember what the config asks for."""
+        super().__init__(settings, device)
+        self._writer = ShardWriter() if settings.sharded_checkpoints else None
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Divide a model on the host among the processes' devices; on none of them it has to fit as a whole.
+
+        Raises:
+            UserError: the model has a parameter that cannot be divided.
+        """
+        try:
+            shard(model, init_device_mesh(self.device.type, (world_size(),)))
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"trainer.strategy=fsdp cannot divide this model: {error}") from error
+        return model
+
+    def network(self, model: nn.Module) -> Any:
+        """Return what is to be called in training: the model itself."""
+        return model
+
+    def snapshot(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Copy what a checkpoint holds: all of it on the main process, or a share of it on each."""
+        return self._writer.snapshot(state) if self._writer else super().snapshot(state)
+
+    def write(self, state: dict[str, Any], paths: list[Path], *, step: int, finished: bool) -> None:
+        """Write such a copy: one file, or a file and its shards."""
+        if self._writer:
+            self._writer.write(state, paths, step=step, finished=finished)
+        else:
+            super().write(state, paths, step=step, finished=finished)
+
+    def divided(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        """Divide an optimizer's state as its parameters are divided."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+        def divided(number: int, value: Any) -> Any:
+            tensor = isinstance(value, torch.Tensor) and value.shape == parameters[number].shape
+            return like(value, parameters[number]) if tensor else value
+
+        entries = {
+            number: {name: divided(number, value) for name, value in entry.items()}
+            for number, entry in state["state"].items()
+        }
+        return {**state, "state": entries}
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divide a model's parameters among the processes, in place; they keep their names.
 
-    The repeated parts of a network, which are the entries of its `ModuleList` and `Sequential`, are gathered one at a
-    time, just before they compute, so that at no time a process holds more of the network than one of them.
+    Each of its repeated parts is gathered just before it computes, and then made a share again, so that at no time a
+    process holds more of the network than one of them.
     """
-    for module in list(model.modules()):
-        if isinstance(module, nn.ModuleList | nn.Sequential):
-            for part in module:
-                if sum(parameter.numel() for parameter in part.parameters()) >= SMALLEST:
-                    fully_shard(part)
+    names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for part in list(repeated_parts(model, largest=size(model) // 2)):
+        if all(names[id(parameter)] == 1 for parameter in part.parameters()):  # else tied to something outside
+            fully_shard(part, mesh=mesh)
     # By default the outermost part stays whole after a forward pass, until the next backward one; but whoever asks the
     # main process's model for its weights in between makes it a share again there, and there alone.
-    fully_shard(model, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
-def divided_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Divide an optimizer's state as its parameters are divided; a checkpoint has all of it in one piece."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def repeated_parts(module: nn.Module, largest: int) -> Iterator[nn.Module]:
+    """Go through the entries of a network's `ModuleList` and `Sequential`, and of those that are large, through theirs.
 
-    def divided(number: int, value: Any) -> Any:
-        parameter = parameters[number]
-        return like(value, parameter) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
+    Args:
+        module: where to look.
+        largest: parameters of the largest part that is taken as it is.
+    """
+    for child in module.children():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and SMALLEST <= size(child) <= largest:
+            yield child
+        else:
+            yield from repeated_parts(child, largest)
 
-    entries = {
-        number: {name: divided(number, value) for name, value in entry.items()}
-        for number, entry in state["state"].items()
-    }
-    return {**state, "state": entries}
+
+def size(module: nn.Module) -> int:
+    """Count parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())

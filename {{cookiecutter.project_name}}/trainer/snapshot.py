@@ -43,19 +43,22 @@ def _copy(value: Any, place: str, copies: dict[Any, torch.Tensor]) -> Any:
 
 
 def _copy_of_tensor(tensor: torch.Tensor, copies: dict[Any, torch.Tensor]) -> torch.Tensor:
+    if tensor.is_meta:  # a placeholder
+        return tensor
     gathered = whole(tensor)
     if not is_main():
         return torch.empty(0)
     if gathered is not tensor:
-        return _to_host(gathered)
+        return to_host(gathered)
     # Tied weights are one tensor under two names, and remain one in the file.
     key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
     if key not in copies:
-        copies[key] = _to_host(tensor)
+        copies[key] = to_host(tensor)
     return copies[key]
 
 
-def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor to the host's memory; from a GPU the copy is under way, and `snapshot` waits for it."""
     if tensor.device.type == "cuda":  # pinned memory takes it several times as fast, and without waiting
         return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
     return tensor.to("cpu", copy=True)

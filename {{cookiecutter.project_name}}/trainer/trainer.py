@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from logger.build import build_observers
 from logger.console import progress_bar
 from logger.observer import Observers
 from trainer.averaging import WeightAverage
+from trainer.closing import farewell
 from trainer.criterion import Criterion, Metrics
 from trainer.freezing import Freezing
 from trainer.guard import NonFiniteGuard
@@ -23,10 +23,11 @@ from trainer.memory import memory_explained
 from trainer.meter import Meter, Weighted
 from trainer.monitor import Monitor
 from trainer.optimization import Gradients, Schedule, build_optimizer
-from trainer.parallel import Parallel
+from trainer.parallel import build_parallel
 from trainer.parameter_groups import describe_groups, parameter_groups
 from trainer.precision import Precision
 from trainer.progress import Progress
+from trainer.run_folder import LAST
 from trainer.saving import Saver
 from trainer.scaler import Scaler
 from trainer.stopwatch import Stopwatch
@@ -65,9 +66,9 @@ class Trainer:
         settings = config.trainer
         self.device = choose_device(settings.device)
         self.precision = Precision(settings, self.device)
-        self.parallel = Parallel(settings, self.device)
+        self.parallel = build_parallel(settings, self.device)
 
-        self.model = self.parallel.prepare(model.to(self.device))
+        self.model = self.parallel.prepare(model)
         self.loss = Criterion(config, self.device)
         self.metrics = Metrics(config, self.device)
         self.freezing = Freezing(config, self.model)
@@ -130,7 +131,7 @@ class Trainer:
     def pieces(self, batch: Any) -> Iterable[Any]:
         """Divide a batch as `trainer.accumulate` says; by default, the one piece is the whole batch."""
         share = self.loaders.train.share(self.progress.batch) if self.scaler.divided else None
-        return self.scaler.pieces(batch, share, partial(self.parallel.exchange_gradients, self.model))
+        return self.scaler.pieces(batch, share, self.parallel.exchange_gradients)
 
     def move(self, batch: Any) -> Any:
         """Bring a batch to the model's device."""
@@ -159,8 +160,8 @@ class Trainer:
                 self.saver.wait()
             self.observers.on_end(self)
         except Interrupted as stop:
-            self.saver.save("last.pth")
-            raise Interrupted(stop.signum, self.saver.farewell(stop.signum)) from None
+            self.saver.save(LAST)
+            raise Interrupted(stop.signum, farewell(self, stop.signum)) from None
         except Diverged as error:
             self.observers.on_failure(self, error)
             raise
@@ -234,9 +235,7 @@ class Trainer:
                     self.metrics.collect(self.precision.full(result.output), result.targets)
                     self.observers.on_evaluation_batch(moved, result)
                 self.interrupt.check()
-        values = meter.means()
-        for name, metric in self.metrics.collected.items():
-            values[name] = float(metric.compute())
+        values = meter.means() | self.metrics.computed()
         return {f"{split}_{name}": value for name, value in values.items()}
 
     @torch.no_grad()

@@ -133,6 +133,10 @@ class TrainerSection(Section):
         default="ddp",
         description="What several processes (torchrun) hold: ddp a copy of the model each, fsdp a share of it.",
     )
+    sharded_checkpoints: bool = Field(
+        default=False,
+        description="Whether each process writes its own share, with fsdp; else the main one writes a file for all.",
+    )
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
         default="fp32", description="Number format: fp32, tf32 (on GPUs), or 16 bits where they do, bf16 or fp16."
     )

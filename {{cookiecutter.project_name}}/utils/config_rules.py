@@ -23,6 +23,7 @@ def broken_rules(config: Config) -> Iterator[Problem]:
     yield from _plateau(config)
     yield from _weight_decay(config)
     yield from _unfreeze(config)
+    yield from _strategy(config)
     if config.lr_scheduler and config.lr_scheduler.interval == "epoch":
         yield from _schedule(config, config.trainer.epochs, "epochs")
 
@@ -97,6 +98,18 @@ def _unfreeze(config: Config) -> Iterator[Problem]:
         if thaw.epoch > epochs:
             text = f"found {thaw.epoch}, never reached in {epochs} epochs; should be at most {epochs}"
             yield Problem(("unfreeze", number, "epoch"), text)
+
+
+def _strategy(config: Config) -> Iterator[Problem]:
+    settings = config.trainer
+    try:
+        registry.find("strategy", settings.strategy)
+    except ConfigError as error:
+        yield Problem(("trainer", "strategy"), error.problems[0])
+        return
+    if settings.sharded_checkpoints and settings.strategy != "fsdp":
+        text = f'found true, but with trainer.strategy {shown(settings.strategy)} no process has a share; needs "fsdp"'
+        yield Problem(("trainer", "sharded_checkpoints"), text)
 
 
 def _schedule(config: Config, length: int, unit: str) -> Iterator[Problem]:

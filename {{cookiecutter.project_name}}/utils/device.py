@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn the config's `device` into a device that is there.
+    """Turn the config's `device` into a device that is there, and make it the current one.
 
     Args:
         name: "auto" (CUDA, then Apple's MPS, then CPU), or a device's name such as "cpu" or "cuda:1".
@@ -19,9 +19,13 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: there is no such device on this machine.
     """
+    several = world_size() > 1
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and world_size() > 1:
+        mps = torch.backends.mps.is_available() and not several
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if several and name not in ("cuda", "cpu"):
+        raise UserError(f'trainer.device: "{name}" is one device for several processes; "cuda" gives each its own')
+    if several and name == "cuda":
         name = f"cuda:{local_rank()}"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -29,6 +33,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f'trainer.device: "{name}" is not there: {found}; "auto" takes the best device there is')
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f'trainer.device: "{name}" is not there; "auto" takes the best device there is')
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 

@@ -53,8 +53,11 @@ def process_group() -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
     try:
         yield
-    finally:
-        distributed.destroy_process_group()
+    except BaseException:
+        if not cuda:  # NCCL would wait for what the others have begun, and an end of this process ends that
+            distributed.destroy_process_group()
+        raise
+    distributed.destroy_process_group()
 
 
 def from_main(value: T) -> T:
@@ -94,9 +97,15 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return full
 
 
+def share(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's share of a tensor that is divided among the processes; others as they are."""
+    own: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
+    return own
+
+
 def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Divide a whole tensor among the processes as `other` is, if it is."""
-    if not hasattr(other, "full_tensor"):
+    """Divide a whole tensor among the processes as `other` is, if it is; one that is divided stays as it is."""
+    if not hasattr(other, "full_tensor") or hasattr(tensor, "full_tensor"):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from utils.device import all_finite
+from utils.distributed import share
 from utils.patterns import class_name
 
 Entry = tuple[str, torch.Tensor]  # a module's name, and numbers that are still on the device
@@ -48,7 +49,7 @@ class LayerProbe:
             return
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
-                self._weights.append((name.rpartition(".")[0], root_mean_square(parameter.grad)[None]))
+                self._weights.append((name.rpartition(".")[0], root_mean_square(share(parameter.grad))[None]))
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -28,6 +28,8 @@ MODULES = {
     "lr_scheduler": "trainer.lr_scheduler",
     "init_weights": "model.init",
 }
+# What `trainer.strategy` names: a file of trainer/, which need not exist, and a class in it.
+STRATEGIES = {"ddp": ("parallel", "Parallel"), "fsdp": ("sharding", "Sharding")}
 # Files of logger/ that every run uses anyway, and those that a project may do without.
 BUILT_IN_LOGGERS = ("build", "console", "contents", "figures", "metrics_file", "model_graph", "observer")
 OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "table_figures", "text_figures", "wandb")
@@ -40,6 +42,8 @@ def find(section: str, type_: str) -> Callable[..., Any]:
     """
     if section == "loggers":
         return _observer(type_)
+    if section == "strategy":
+        return _strategy(type_)
     if section in PACKAGES:
         return _from_package(PACKAGES[section], type_)
     package, _, file = MODULES[section].partition(".")
@@ -116,6 +120,15 @@ def _from_package(package: str, type_: str) -> Callable[..., Any]:
         close = nearest(name, targets, before=f"{file}.")
         raise ConfigError([f"found {shown(type_)}, no such type; allowed: {allowed}{close}"])
     return targets[name]
+
+
+def _strategy(name: str) -> Callable[..., Any]:
+    file, class_ = STRATEGIES[name]
+    if not _exists("trainer", file):
+        there = [shown(each) for each, (other, _) in STRATEGIES.items() if _exists("trainer", other)]
+        text = f"found {shown(name)}, but this project has no trainer/{file}.py; allowed: {', '.join(there)}"
+        raise ConfigError([text])
+    return _defined_in("trainer", file)[class_]
 
 
 def _observer(file: str) -> Callable[..., Any]:

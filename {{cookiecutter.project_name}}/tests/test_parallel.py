@@ -1,0 +1,57 @@
+"""Copies of a model on several processes (DistributedDataParallel): what they exchange, and what they refuse."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.futures import Future
+
+from trainer.trainer import Trainer
+from utils.errors import UserError
+
+MakeTrainer = Callable[..., Trainer]
+
+
+class Idle(nn.Module):
+    """Has a part that takes no part in the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+        self.spare = nn.Linear(4, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Turn `(n, 4)` into `(n, 1)`."""
+        outputs: torch.Tensor = self.linear(inputs)
+        return outputs
+
+
+def exchange_once(make: MakeTrainer, folder: Path) -> None:
+    trainer = make(folder, trainer={"epochs": 1, "accumulate": 4})
+    exchanges: list[int] = []
+
+    def count(_: None, bucket: distributed.GradBucket) -> Future[torch.Tensor]:  # type: ignore[name-defined]
+        exchanges.append(bucket.index())
+        return allreduce_hook(distributed.group.WORLD, bucket)  # type: ignore[arg-type]
+
+    trainer.parallel.network(trainer.model).register_comm_hook(None, count)
+    trainer.train()
+    assert exchanges == [0] * len(trainer.loaders.train), "once in a step, and not for each of its 4 pieces"
+
+
+def test_gradients_are_exchanged_once_in_a_step_however_many_pieces_it_has(
+    in_processes: Callable[..., None], tmp_path: Path
+) -> None:
+    in_processes(2, exchange_once, tmp_path / "run")
+
+
+def refuse_idle(make: MakeTrainer, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no part in the latest training step: spare\.weight, spare\.bias\n"):
+        make(folder, network=Idle).train()
+
+
+def test_a_parameter_without_part_in_a_step_is_named(in_processes: Callable[..., None], tmp_path: Path) -> None:
+    in_processes(2, refuse_idle, tmp_path / "run")
