@@ -94,6 +94,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tests/test_profile.py",
         "trainer/profile.py",
     ),
+    "ray": (
+        "configs/search.yaml",
+        "ray_train.py",
+        "tests/test_tuning.py",
+        "tune.py",
+        "tuning/__init__.py",
+        "tuning/cluster.py",
+        "tuning/process.py",
+        "tuning/ray_search.py",
+        "tuning/results.py",
+        "tuning/search_config.py",
+    ),
     "report": (
         "logger/report.py",
         "report.py",

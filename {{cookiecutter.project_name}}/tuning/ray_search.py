@@ -1,0 +1,236 @@
+"""The search itself, by Ray Tune: which trials to run, where, how many at a time, and which to end early.
+
+A trial is a Ray actor that looks after a `TrainingProcess`. Ray's own records lie in the folder `ray` of the search.
+"""
+
+import functools
+import itertools
+import json
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from logger.console import log
+from tuning.cluster import start_ray
+from tuning.process import TrainingProcess, TrialFailed
+from tuning.results import Trial, better, read_trial
+from tuning.search_config import Search, words_for
+from utils.config import Config
+
+RAY = "ray"
+# How often a trial goes on elsewhere after its actor was killed, or the machine that it ran on.
+RECOVERIES = 3
+
+
+class TuneTrial(tune.Trainable):  # type: ignore[misc]
+    """What Ray runs for each trial: each step waits for an epoch of the training."""
+
+    def setup(self, config: dict[str, Any], folder: str, cwd: str, metric: str) -> None:
+        """Start the training, or go on with it, if an earlier actor of this trial was killed.
+
+        Args:
+            config: the drawn values, as `domain` encoded them.
+            folder: that of the search.
+            cwd: where the search was started, to which relative paths in the config refer.
+            metric: what trials are compared by, as in `max val_accuracy`.
+        """
+        self.folder, self.cwd, self.metric = Path(folder), Path(cwd), metric
+        self.best: float | None = None
+        self.process: TrainingProcess
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        """Return the best value after another epoch."""
+        try:
+            line = self.process.next_epoch()
+        except TrialFailed as error:
+            # Without a value: no other trial is compared with it, and Optuna learns that this is no place to look.
+            return {"done": True, "epoch": self.process.epoch, "status": f"failed: {error}"}
+        if line is None:
+            return {"done": True, "epoch": self.process.epoch, "best": self.best, "status": "finished"}
+        self.best = better(self.metric, self.best, line[self.metric.split()[1]])
+        return {"epoch": self.process.epoch, "best": self.best}
+
+    def cleanup(self) -> None:
+        """End the training: it was stopped early, or the search was."""
+        self.process.stop()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become another trial, which is quicker than a new actor."""
+        self.process.stop()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        own = [f"name={self.trial_name}", f"trainer.save_dir={json.dumps(str(self.folder))}"]
+        words = ["-c", str(self.folder / "config.json"), *words_for(drawn(config)), *own]
+        self.best = None
+        self.process = TrainingProcess(self.folder / self.trial_name, words, self.cwd)
+
+
+class Records(tune.Callback):  # type: ignore[misc]
+    """Writes `trial.json` for each trial, and a line to the terminal when it has ended."""
+
+    def __init__(self, folder: Path, metric: str) -> None:
+        """Write into the trials' folders below `folder`."""
+        self.folder = folder
+        self.metric = metric
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note the values that it was given."""
+        self._write(trial, "unfinished")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note how it ended."""
+        self._write(trial, trial.last_result.get("status", "stopped early"))
+        log.info(read_trial(self.folder / str(trial), self.metric).describe(self.metric))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that Ray has given it up."""
+        self._write(trial, "failed: its actor was killed again and again")
+        log.info(read_trial(self.folder / str(trial), self.metric).describe(self.metric))
+
+    def _write(self, trial: Any, status: str) -> None:
+        Trial(self.folder / str(trial), drawn(trial.config), status).write()
+
+
+def drawn(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that Ray has chosen, choices decoded."""
+    return {key: json.loads(value) if isinstance(value, str) else value for key, value in config.items()}
+
+
+def domain(kind: str, values: list[Any], grid: bool) -> Any:
+    """Turn an entry of the search space into Ray's. Choices may be anything, so they travel as JSON texts."""
+    if kind == "choice":
+        texts = [json.dumps(value) for value in values]
+        return tune.grid_search(texts) if grid else tune.choice(texts)
+    low, high = values
+    ranges = {"uniform": tune.uniform, "log_uniform": tune.loguniform}
+    if kind in ranges:
+        return ranges[kind](low, high)
+    return {"int": tune.randint, "log_int": tune.lograndint}[kind](low, high + 1)  # Ray leaves the highest out
+
+
+def new_name(folder: Path, trial: Any) -> str:
+    """Name a trial, and with it its folder."""
+    for number in itertools.count(1):
+        path = folder / f"trial_{number:03d}"
+        if not path.exists():
+            path.mkdir()
+            return path.name
+    raise AssertionError
+
+
+def run_search(folder: Path, config: Config, search: Search, address: str | None, resume: bool) -> int | None:
+    """Run the trials of a search, or those that are left.
+
+    Args:
+        folder: that of the search, absolute.
+        config: what the trials' values are laid over.
+        search: what to vary.
+        address: of a Ray cluster; None starts Ray on this machine, for as long as the search takes.
+        resume: whether to go on with the search that Ray's records in the folder are of.
+
+    Returns:
+        The number of the signal that interrupted it, or None if it has reached its end.
+    """
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the runs have their own logs
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial has no value
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # or it would print although it is told not to (verbose=0)
+    start_ray(address)
+    assert config.trainer.monitor
+    trainable = tune.with_parameters(TuneTrial, folder=str(folder), cwd=str(Path.cwd()), metric=config.trainer.monitor)
+    gpus = search.gpus_per_trial
+    if gpus is None:
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    trainable = tune.with_resources(trainable, {"cpu": search.cpus_per_trial, "gpu": gpus})
+    if resume:
+        tuner = tune.Tuner.restore(str(folder / RAY), trainable=trainable)
+    else:
+        tuner = new_tuner(trainable, folder, config, search)
+    with interruptible() as received:
+        tuner.fit()
+    ray.shutdown()
+    return received[0] if received else None
+
+
+def new_tuner(trainable: Any, folder: Path, config: Config, search: Search) -> Any:
+    """Put a new search together."""
+    assert config.trainer.monitor
+    grid = search.algorithm == "grid"
+    spaces = {key: domain(*next(iter(space.items())), grid) for key, space in search.space.items()}
+    mode = config.trainer.monitor.split()[0]
+    scheduler = None
+    if search.early_stopping == "asha":
+        # Trials end by themselves, so max_t need only be large enough for any number of epochs.
+        scheduler = ASHAScheduler(
+            time_attr="epoch", grace_period=search.min_epochs, reduction_factor=3, max_t=10**6, stop_last_trials=False
+        )
+    return tune.Tuner(
+        trainable,
+        param_space=spaces,
+        tune_config=tune.TuneConfig(
+            metric="best",
+            mode=mode,
+            num_samples=1 if grid else search.trials or 20,
+            search_alg=algorithm(search, config.seed),
+            scheduler=scheduler,
+            reuse_actors=True,
+            trial_name_creator=functools.partial(new_name, folder),
+            trial_dirname_creator=str,
+        ),
+        run_config=tune.RunConfig(
+            name=RAY,
+            storage_path=str(folder),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the runs have their own checkpoints
+            failure_config=tune.FailureConfig(max_failures=RECOVERIES),
+            callbacks=[Records(folder, config.trainer.monitor)],
+            verbose=0,
+        ),
+    )
+
+
+def algorithm(search: Search, seed: int) -> Any:
+    """Make what chooses the values."""
+    if search.algorithm == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # A trial that goes on after a kill reports its epochs anew; Optuna keeps the first, and need not say so.
+        warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
+        return OptunaSearch(seed=seed)
+    return BasicVariantGenerator(random_state=seed)
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM end the search where it can go on: Ray saves its state when it gets a SIGUSR1."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.default_int_handler)  # a second one ends it at once
+        received.append(number)
+        log.info("stopping: the trials write their checkpoints")
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    if not hasattr(signal, "SIGUSR1"):
+        yield received
+        return
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
