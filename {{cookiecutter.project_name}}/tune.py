@@ -3,6 +3,7 @@
 python tune.py -c config.json -c configs/search.yaml                    a new search on this machine
 python tune.py -c config.json -c configs/search.yaml --address auto     on the Ray cluster that this machine is part of
 python tune.py -r saved/search/<search>                                 go on with one that was interrupted
+python tune.py --keys                                                   list every key of the section `search`
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 from logger.console import log, set_up_logging
 from trainer.run_folder import RunLock
 from tuning.results import BEST, TABLE, read_trials, table, write_csv, write_hparams
-from tuning.search_config import Search, load_search, words_for
+from tuning.search_config import Search, SearchFile, load_search, words_for
 from utils.config import Config
 from utils.config_files import load_config
 from utils.errors import Interrupted, UserError, run
@@ -27,9 +28,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-c", "--config", action="append", default=[], type=Path, metavar="FILE", help="JSON or YAML")
     parser.add_argument("-r", "--resume", type=Path, metavar="SEARCH", help="the folder of a search")
     parser.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster; `auto` finds the one of this machine")
+    parser.add_argument("--keys", action="store_true", help="list every key of the section `search`, and stop")
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
     arguments = parser.parse_intermixed_args()
-    if bool(arguments.config) == bool(arguments.resume):
+    if bool(arguments.config) == bool(arguments.resume) and not arguments.keys:
         parser.error("say what to search: -c config.json -c configs/search.yaml, or -r with a search's folder")
     if arguments.resume and arguments.words:
         parser.error("a search that goes on keeps its config")
@@ -40,6 +42,11 @@ def main() -> int:
     """Do what the command line says."""
     arguments = parse_arguments()
     set_up_logging()
+    if arguments.keys:
+        from utils.config_help import describe
+
+        print(describe(SearchFile.model_json_schema()))
+        return 0
     if arguments.resume:
         folder = arguments.resume.absolute()
         config, search = stored(folder)

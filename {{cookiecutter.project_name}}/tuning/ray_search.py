@@ -23,7 +23,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from logger.console import log
 from tuning.cluster import start_ray
 from tuning.process import TrainingProcess, TrialFailed
-from tuning.results import Trial, better, read_trial
+from tuning.results import RECORD, Trial, better, read_trial
 from tuning.search_config import Search, words_for
 from utils.config import Config
 
@@ -101,7 +101,10 @@ class Records(tune.Callback):  # type: ignore[misc]
         log.info(read_trial(self.folder / str(trial), self.metric).describe(self.metric))
 
     def _write(self, trial: Any, status: str) -> None:
-        Trial(self.folder / str(trial), drawn(trial.config), status).write()
+        folder = self.folder / str(trial)
+        # Ray may have forgotten the end of a trial, if the search was killed just then.
+        if not (folder / RECORD).exists() or read_trial(folder, self.metric).status != "finished":
+            Trial(folder, drawn(trial.config), status).write()
 
 
 def drawn(config: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +150,8 @@ def run_search(folder: Path, config: Config, search: Search, address: str | None
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the runs have their own logs
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial has no value
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # or it would print although it is told not to (verbose=0)
+    # A trial that goes on after a kill reports its epochs anew; Optuna keeps the first, and need not say so.
+    warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
     start_ray(address)
     assert config.trainer.monitor
     trainable = tune.with_parameters(TuneTrial, folder=str(folder), cwd=str(Path.cwd()), metric=config.trainer.monitor)
@@ -207,8 +212,6 @@ def algorithm(search: Search, seed: int) -> Any:
         from ray.tune.search.optuna import OptunaSearch
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # A trial that goes on after a kill reports its epochs anew; Optuna keeps the first, and need not say so.
-        warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
         return OptunaSearch(seed=seed)
     return BasicVariantGenerator(random_state=seed)
 

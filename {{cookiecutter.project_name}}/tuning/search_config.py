@@ -33,7 +33,7 @@ class Search(Section):
     early_stopping: Literal["asha"] | None = Field(
         default="asha", description="asha ends trials that fall behind the others at the same epoch; null ends none."
     )
-    min_epochs: PositiveInt = Field(default=1, description="Epochs that every trial gets before it may be ended.")
+    min_epochs: PositiveInt = Field(default=3, description="Epochs that every trial gets before it may be ended.")
     cpus_per_trial: PositiveInt = Field(
         default=1, description="CPU cores for each trial; as many trials run at a time as the machine has cores for."
     )
@@ -47,7 +47,9 @@ class Search(Section):
     )
 
 
-class _File(Section):
+class SearchFile(Section):
+    """The part of a config file that is about the search."""
+
     search: Search = Field(description="What is varied, and how.")
 
 
@@ -82,9 +84,9 @@ def _problems(data: dict[str, Any]) -> list[Problem]:
     """Find what is wrong in the section itself."""
     problems = []
     try:
-        _File.model_validate(data)
+        SearchFile.model_validate(data)
     except ValidationError as error:
-        problems = translate(error, data, _File)
+        problems = translate(error, data, SearchFile)
     section = data.get("search")
     if not isinstance(section, dict):
         return problems
