@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from baking import python, succeed
 
-
 SEARCH = """
 name: digits
 model: {args: {channels: 2}}
@@ -66,5 +65,4 @@ def test_a_search_survives_what_happens_to_its_trials(full: Path, tmp_path: Path
     assert "failed: weights have become NaN" in table[2]
     best = json.loads((folder / "best.json").read_text())
     assert (best["name"], best["trainer"]["save_dir"], best["optimizer"]["args"]["lr"]) == ("digits", "saved", 0.003)
-    load_config([folder / "best.json"])
     assert len(list(folder.glob("trial_001/events.out.tfevents.*"))) == 1

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 
-from tuning.results import Trial, read_trials, table, write_csv, write_hparams
+from tuning.results import Trial, forget_unfinished, read_trials, table, write_csv, write_hparams
 from tuning.search_config import load_search, words_for
 from utils.config_files import load_config
 from utils.errors import ConfigError
@@ -147,6 +147,11 @@ def test_the_best_trial_comes_first_and_failed_ones_last_with_their_reason(searc
     assert lines[1].split() == ["trial_4", "0.91", "2", "2", "0.02", "[1,", "2]", "finished"]
     assert lines[-1].endswith("failed: diverged")
     assert next(trial.folder.name for trial in read_trials(search, "min val_accuracy")) == "trial_2"
+
+
+def test_trials_that_ray_has_forgotten_do_not_stay_in_the_table(search: Path) -> None:
+    forget_unfinished(search)
+    assert [trial.folder.name for trial in read_trials(search, METRIC)] == ["trial_4", "trial_0", "trial_2", "trial_1"]
 
 
 def test_a_long_table_is_cut_but_not_its_failures(search: Path) -> None:

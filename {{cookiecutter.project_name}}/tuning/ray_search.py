@@ -23,7 +23,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from logger.console import log
 from tuning.cluster import start_ray
 from tuning.process import TrainingProcess, TrialFailed
-from tuning.results import RECORD, Trial, better, read_trial
+from tuning.results import RECORD, Trial, better, forget_unfinished, read_trial
 from tuning.search_config import Search, words_for
 from utils.config import Config
 
@@ -150,6 +150,7 @@ def run_search(folder: Path, config: Config, search: Search, address: str | None
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the runs have their own logs
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial has no value
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # or it would print although it is told not to (verbose=0)
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"  # seconds between two writes of Ray's records; 10 is much to forget
     # A trial that goes on after a kill reports its epochs anew; Optuna keeps the first, and need not say so.
     warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
     start_ray(address)
@@ -160,6 +161,7 @@ def run_search(folder: Path, config: Config, search: Search, address: str | None
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     trainable = tune.with_resources(trainable, {"cpu": search.cpus_per_trial, "gpu": gpus})
     if resume:
+        forget_unfinished(folder)
         tuner = tune.Tuner.restore(str(folder / RAY), trainable=trainable)
     else:
         tuner = new_tuner(trainable, folder, config, search)

@@ -82,6 +82,13 @@ def read_trial(folder: Path, metric: str) -> Trial:
     return trial
 
 
+def forget_unfinished(search: Path) -> None:
+    """Remove the records of unfinished trials: Ray writes them anew for those that it still knows after a kill."""
+    for file in search.glob(f"*/{RECORD}"):
+        if json.loads(file.read_text(encoding="utf-8"))["status"] == "unfinished":
+            file.unlink()
+
+
 def read_trials(search: Path, metric: str) -> list[Trial]:
     """Read all trials of a search, the best first, those without a value last."""
     trials = [read_trial(record.parent, metric) for record in sorted(search.glob(f"*/{RECORD}"))]
