@@ -105,6 +105,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tuning/ray_search.py",
         "tuning/results.py",
         "tuning/search_config.py",
+        "tuning/trial.py",
     ),
     "report": (
         "logger/report.py",

@@ -1,10 +1,9 @@
 """The search itself, by Ray Tune: which trials to run, where, how many at a time, and which to end early.
 
-A trial is a Ray actor that looks after a `TrainingProcess`. Ray's own records lie in the folder `ray` of the search.
+Ray's own records lie in the folder `ray` of the search.
 """
 
 import functools
-import itertools
 import json
 import os
 import signal
@@ -22,94 +21,15 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from logger.console import log
 from tuning.cluster import start_ray
-from tuning.process import TrainingProcess, TrialFailed
-from tuning.results import RECORD, Trial, better, forget_unfinished, read_trial
-from tuning.search_config import Search, words_for
+from tuning.results import forget_unfinished
+from tuning.search_config import Search
+from tuning.trial import Records, TuneTrial, new_name
 from utils.config import Config
+from utils.errors import UserError
 
 RAY = "ray"
 # How often a trial goes on elsewhere after its actor was killed, or the machine that it ran on.
 RECOVERIES = 3
-
-
-class TuneTrial(tune.Trainable):  # type: ignore[misc]
-    """What Ray runs for each trial: each step waits for an epoch of the training."""
-
-    def setup(self, config: dict[str, Any], folder: str, cwd: str, metric: str) -> None:
-        """Start the training, or go on with it, if an earlier actor of this trial was killed.
-
-        Args:
-            config: the drawn values, as `domain` encoded them.
-            folder: that of the search.
-            cwd: where the search was started, to which relative paths in the config refer.
-            metric: what trials are compared by, as in `max val_accuracy`.
-        """
-        self.folder, self.cwd, self.metric = Path(folder), Path(cwd), metric
-        self.best: float | None = None
-        self.process: TrainingProcess
-        self._begin(config)
-
-    def step(self) -> dict[str, Any]:
-        """Return the best value after another epoch."""
-        try:
-            line = self.process.next_epoch()
-        except TrialFailed as error:
-            # Without a value: no other trial is compared with it, and Optuna learns that this is no place to look.
-            return {"done": True, "epoch": self.process.epoch, "status": f"failed: {error}"}
-        if line is None:
-            return {"done": True, "epoch": self.process.epoch, "best": self.best, "status": "finished"}
-        self.best = better(self.metric, self.best, line[self.metric.split()[1]])
-        return {"epoch": self.process.epoch, "best": self.best}
-
-    def cleanup(self) -> None:
-        """End the training: it was stopped early, or the search was."""
-        self.process.stop()
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become another trial, which is quicker than a new actor."""
-        self.process.stop()
-        self._begin(new_config)
-        return True
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        own = [f"name={self.trial_name}", f"trainer.save_dir={json.dumps(str(self.folder))}"]
-        words = ["-c", str(self.folder / "config.json"), *words_for(drawn(config)), *own]
-        self.best = None
-        self.process = TrainingProcess(self.folder / self.trial_name, words, self.cwd)
-
-
-class Records(tune.Callback):  # type: ignore[misc]
-    """Writes `trial.json` for each trial, and a line to the terminal when it has ended."""
-
-    def __init__(self, folder: Path, metric: str) -> None:
-        """Write into the trials' folders below `folder`."""
-        self.folder = folder
-        self.metric = metric
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note the values that it was given."""
-        self._write(trial, "unfinished")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note how it ended."""
-        self._write(trial, trial.last_result.get("status", "stopped early"))
-        log.info(read_trial(self.folder / str(trial), self.metric).describe(self.metric))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that Ray has given it up."""
-        self._write(trial, "failed: its actor was killed again and again")
-        log.info(read_trial(self.folder / str(trial), self.metric).describe(self.metric))
-
-    def _write(self, trial: Any, status: str) -> None:
-        folder = self.folder / str(trial)
-        # Ray may have forgotten the end of a trial, if the search was killed just then.
-        if not (folder / RECORD).exists() or read_trial(folder, self.metric).status != "finished":
-            Trial(folder, drawn(trial.config), status).write()
-
-
-def drawn(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that Ray has chosen, choices decoded."""
-    return {key: json.loads(value) if isinstance(value, str) else value for key, value in config.items()}
 
 
 def domain(kind: str, values: list[Any], grid: bool) -> Any:
@@ -122,16 +42,6 @@ def domain(kind: str, values: list[Any], grid: bool) -> Any:
     if kind in ranges:
         return ranges[kind](low, high)
     return {"int": tune.randint, "log_int": tune.lograndint}[kind](low, high + 1)  # Ray leaves the highest out
-
-
-def new_name(folder: Path, trial: Any) -> str:
-    """Name a trial, and with it its folder."""
-    for number in itertools.count(1):
-        path = folder / f"trial_{number:03d}"
-        if not path.exists():
-            path.mkdir()
-            return path.name
-    raise AssertionError
 
 
 def run_search(folder: Path, config: Config, search: Search, address: str | None, resume: bool) -> int | None:
@@ -156,11 +66,9 @@ def run_search(folder: Path, config: Config, search: Search, address: str | None
     start_ray(address)
     assert config.trainer.monitor
     trainable = tune.with_parameters(TuneTrial, folder=str(folder), cwd=str(Path.cwd()), metric=config.trainer.monitor)
-    gpus = search.gpus_per_trial
-    if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-    trainable = tune.with_resources(trainable, {"cpu": search.cpus_per_trial, "gpu": gpus})
-    if resume:
+    trainable = tune.with_resources(trainable, resources(search))
+    # It cannot be restored if it was ended within the first seconds.
+    if resume and tune.Tuner.can_restore(str(folder / RAY)):
         forget_unfinished(folder)
         tuner = tune.Tuner.restore(str(folder / RAY), trainable=trainable)
     else:
@@ -169,6 +77,24 @@ def run_search(folder: Path, config: Config, search: Search, address: str | None
         tuner.fit()
     ray.shutdown()
     return received[0] if received else None
+
+
+def resources(search: Search) -> dict[str, float]:
+    """Return what each trial needs of the machine, or of the cluster.
+
+    Raises:
+        UserError: there is not so much, and Ray would wait for it.
+    """
+    there = ray.cluster_resources()
+    gpus = search.gpus_per_trial
+    if gpus is None:
+        gpus = 1 if there.get("GPU", 0) >= 1 else 0
+    for key, name, needed in (("cpus", "CPU", search.cpus_per_trial), ("gpus", "GPU", gpus)):
+        if needed > there.get(name, 0):
+            raise UserError(
+                f"search.{key}_per_trial: found {needed}, and Ray has {there.get(name, 0):g} {name}s in all"
+            )
+    return {"cpu": search.cpus_per_trial, "gpu": gpus}
 
 
 def new_tuner(trainable: Any, folder: Path, config: Config, search: Search) -> Any:
@@ -233,6 +159,7 @@ def interruptible() -> Iterator[list[int]]:
         yield received
         return
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)  # until Ray listens to it, there is nothing to save
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received

@@ -6,6 +6,7 @@ All of it is read from the folders of the trials, so it can be made anew at any 
 import csv
 import json
 import math
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,12 @@ class Trial:
         """Say in a line what it was and what came of it."""
         value = "" if self.best is None else f"{metric.split()[1]} {self.best:<8.4g}"
         drawn = "  ".join(f"{key}={short(value)}" for key, value in self.values.items())
-        return f"{self.folder.name}  {value}  {drawn}  {self.status} (epoch {self.epochs})"
+        return f"{self.folder.name}  {value}  {drawn}  {cut(self.status)} (epoch {self.epochs})"
+
+
+def cut(status: str) -> str:
+    """Cut a long reason for the terminal; all of it is in the trial's `trial.json` and `stderr.txt`."""
+    return textwrap.shorten(status, 80, placeholder=" …")
 
 
 def short(value: Any) -> str:
@@ -110,7 +116,7 @@ def table(trials: list[Trial], metric: str) -> str:
     for trial in sound[:SHOWN] + failed:
         value = ["", ""] if trial.best is None else [f"{trial.best:.4g}", str(trial.best_epoch)]
         drawn = [short(trial.values[key]) for key in keys]
-        rows.append([trial.folder.name, *value, str(trial.epochs), *drawn, trial.status])
+        rows.append([trial.folder.name, *value, str(trial.epochs), *drawn, cut(trial.status)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if len(sound) > SHOWN:
