@@ -103,9 +103,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tuning/cluster.py",
         "tuning/process.py",
         "tuning/ray_search.py",
+        "tuning/records.py",
         "tuning/results.py",
         "tuning/search_config.py",
         "tuning/trial.py",
+        "tuning/values.py",
     ),
     "report": (
         "logger/report.py",

@@ -6,20 +6,27 @@ python tune.py -r saved/search/<search>                                 go on wi
 python tune.py --keys                                                   list every key of the section `search`
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # While the imports below take their seconds, Ctrl-C ends the process without a traceback out of one of them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 from datetime import datetime
 from pathlib import Path
 
-from logger.console import log, set_up_logging
+from logger.console import add_verbosity, log, set_up_logging
 from trainer.run_folder import RunLock
-from tuning.results import BEST, TABLE, read_trials, table, write_csv, write_hparams
-from tuning.search_config import Search, SearchFile, load_search, words_for
+from tuning.results import TABLE, Trial, read_trials, table, write_csv
+from tuning.search_config import Search, SearchFile, load_search
+from tuning.values import words_for
 from utils.config import Config
 from utils.config_files import load_config
-from utils.errors import Interrupted, UserError, run
+from utils.errors import Interrupted, RunFailed, UserError, run
 
-CONFIG, SEARCH = "config.json", "search.json"
+CONFIG, SEARCH, BEST = "config.json", "search.json", "best.json"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--resume", type=Path, metavar="SEARCH", help="the folder of a search")
     parser.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster; `auto` finds the one of this machine")
     parser.add_argument("--keys", action="store_true", help="list every key of the section `search`, and stop")
+    add_verbosity(parser)
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
     arguments = parser.parse_intermixed_args()
     if bool(arguments.config) == bool(arguments.resume) and not arguments.keys:
@@ -41,30 +49,34 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Do what the command line says."""
     arguments = parse_arguments()
-    set_up_logging()
+    set_up_logging(level=arguments.level)
     if arguments.keys:
         from utils.config_help import describe
 
-        print(describe(SearchFile.model_json_schema()))
+        print(describe(SearchFile.model_json_schema()), flush=True)
         return 0
     if arguments.resume:
-        folder = arguments.resume.absolute()
-        config, search = stored(folder)
+        config, search = stored(arguments.resume)
     else:
         config, search = load_search(arguments.config, arguments.words)
     try:
-        from tuning.ray_search import run_search
+        from tuning.cluster import start_ray
+        from tuning.ray_search import resources, run_search
     except ModuleNotFoundError as error:
         raise UserError(f'the package {error.name} is missing: python -m pip install -e ".[tune]"') from None
-    if not arguments.resume:
-        folder = new_folder(config, search)
+    start_ray(arguments.address)
+    needs = resources(search)
+    folder = arguments.resume.absolute() if arguments.resume else new_folder(config, search)
     RunLock(folder).acquire()
     set_up_logging(folder / "search.log")
-    log.info("%s with %s", "going on" if arguments.resume else f"searching in {shown(folder)},", search.algorithm)
-    signum = run_search(folder, config, search, arguments.address, bool(arguments.resume))
-    report(folder, config)
+    log.info("%s %s, with %s", "going on in" if arguments.resume else "searching in", shown(folder), search.algorithm)
+    signum = run_search(folder, config, search, needs, resume=bool(arguments.resume))
+    best = report(folder, config)
     if signum is not None:
-        raise Interrupted(signum, f"interrupted; to go on: python tune.py -r {shown(folder)}")
+        where = f" --address {arguments.address}" if arguments.address else ""
+        raise Interrupted(signum, f"interrupted; to go on: python tune.py -r {shown(folder)}{where}")
+    if best is None:
+        raise RunFailed("all trials have failed; their own words are in the files stderr.txt beside their runs")
     return 0
 
 
@@ -76,9 +88,14 @@ def new_folder(config: Config, search: Search) -> Path:
         folder.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"trainer.save_dir: cannot make {folder}: {error.strerror or error}") from None
-    (folder / CONFIG).write_text(config.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+    write_config(config, folder / CONFIG)
     (folder / SEARCH).write_text(search.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def write_config(config: Config, file: Path) -> None:
+    """Write a config; the path of the schema would lead nowhere from there."""
+    file.write_text(config.model_dump_json(by_alias=True, indent=2, exclude={"schema_"}) + "\n", encoding="utf-8")
 
 
 def stored(folder: Path) -> tuple[Config, Search]:
@@ -89,22 +106,21 @@ def stored(folder: Path) -> tuple[Config, Search]:
     return load_config([folder / CONFIG]), search
 
 
-def report(folder: Path, config: Config) -> None:
-    """Print the table, and write the best config and the files for other programs."""
-    metric = config.trainer.monitor or ""
-    trials = read_trials(folder, metric)
+def report(folder: Path, config: Config) -> Trial | None:
+    """Print the table, write it and the best config, and return the best trial, if there is a sound one."""
+    assert config.trainer.monitor
+    metric = config.trainer.monitor.split()[1]
+    trials = read_trials(folder, config.trainer.monitor)
     log.info("%s", table(trials, metric))
     write_csv(folder, trials, metric)
-    write_hparams(trials, metric)
-    if not trials or trials[0].best is None:
-        log.info("no trial has a value")
-        return
-    best = load_config([folder / CONFIG], words_for(trials[0].values))
-    (folder / BEST).write_text(best.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+    best = next((trial for trial in trials if trial.best is not None and not trial.failed), None)
     log.info("all trials:     %s", shown(folder / TABLE))
-    log.info("evaluate best:  python test.py -r %s", shown(trials[0].run or folder))
-    log.info("train it anew:  python train.py -c %s", shown(folder / BEST))
+    if best and best.run:
+        write_config(load_config([folder / CONFIG], words_for(best.values)), folder / BEST)
+        log.info("evaluate best:  python test.py -r %s", shown(best.run))
+        log.info("train it anew:  python train.py -c %s", shown(folder / BEST))
     log.info("compare:        tensorboard --logdir %s", shown(folder))
+    return best
 
 
 def shown(path: Path) -> Path:

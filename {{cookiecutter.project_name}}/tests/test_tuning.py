@@ -1,21 +1,21 @@
 """The search for hyperparameters, as far as it needs no Ray: the search space, and what becomes of the trials."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 
-from tuning.results import Trial, forget_unfinished, read_trials, table, write_csv, write_hparams
-from tuning.search_config import load_search, words_for
+from logger.metrics_file import MetricsFile
+from trainer.monitor import Monitor
+from tuning.results import Trial, forget_unfinished, read_trials, table, write_csv
+from tuning.search_config import load_search
+from tuning.values import words_for
 from utils.config_files import load_config
 from utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-METRIC = "max val_accuracy"
+RULE, METRIC = "max val_accuracy", "val_accuracy"
 
 
 def problems_of(config: Path, tmp_path: Path, text: str) -> str:
@@ -131,15 +131,16 @@ def search(tmp_path: Path) -> Path:
     ):
         folder = tmp_path / f"trial_{number}"
         Trial(folder, {"optimizer.args.lr": 0.1 / (number + 1), "model.args.sizes": [1, 2]}, status).write()
-        run = folder / "20260101-000000-abcd"
-        run.mkdir()
-        lines = [{"epoch": epoch, "val_accuracy": value} for epoch, value in enumerate(accuracies, start=1)]
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        file, monitor = MetricsFile(folder / "digits" / "20260101-000000-abcd"), Monitor(RULE)
+        file.run_dir.mkdir(parents=True)
+        for epoch, value in enumerate(accuracies, start=1):
+            scalars = {METRIC: value}
+            file.on_evaluation(epoch, epoch, scalars, monitor.update(scalars, epoch))
     return tmp_path
 
 
 def test_the_best_trial_comes_first_and_failed_ones_last_with_their_reason(search: Path) -> None:
-    trials = read_trials(search, METRIC)
+    trials = read_trials(search, RULE)
     assert [trial.folder.name for trial in trials] == ["trial_4", "trial_0", "trial_2", "trial_3", "trial_1"]
     assert [(trial.best, trial.best_epoch, trial.epochs) for trial in trials[:2]] == [(0.91, 2, 2), (0.9, 2, 3)]
     lines = table(trials, METRIC).splitlines()
@@ -151,11 +152,11 @@ def test_the_best_trial_comes_first_and_failed_ones_last_with_their_reason(searc
 
 def test_trials_that_ray_has_forgotten_do_not_stay_in_the_table(search: Path) -> None:
     forget_unfinished(search)
-    assert [trial.folder.name for trial in read_trials(search, METRIC)] == ["trial_4", "trial_0", "trial_2", "trial_1"]
+    assert [trial.folder.name for trial in read_trials(search, RULE)] == ["trial_4", "trial_0", "trial_2", "trial_1"]
 
 
 def test_a_long_table_is_cut_but_not_its_failures(search: Path) -> None:
-    trials = read_trials(search, METRIC)
+    trials = read_trials(search, RULE)
     lines = table(trials[:1] * 30 + trials[-1:], METRIC).splitlines()
     assert len(lines) == 1 + 10 + 1 + 1
     assert lines[-2] == "… 20 more in results.csv"
@@ -163,21 +164,11 @@ def test_a_long_table_is_cut_but_not_its_failures(search: Path) -> None:
 
 
 def test_other_programs_can_read_the_results(search: Path) -> None:
-    trials = read_trials(search, METRIC)
+    trials = read_trials(search, RULE)
     write_csv(search, trials, METRIC)
     rows = (search / "results.csv").read_text().splitlines()
     assert rows[0] == "trial,status,val_accuracy,best_epoch,epochs,optimizer.args.lr,model.args.sizes,run"
     assert rows[1].startswith('trial_4,finished,0.91,2,2,0.02,"[1, 2]",')
-    for _ in range(2):  # the second time it replaces what the first has written
-        write_hparams(trials, METRIC)
-    assert len(list((search / "trial_0").glob("events.out.tfevents.*"))) == 1
-    assert not list((search / "trial_3").glob("events.out.tfevents.*"))
-    events = EventAccumulator(str(search / "trial_0")).Reload()
-    assert events.Scalars("search/val_accuracy")[0].value == pytest.approx(0.9)
-    data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    given = HParamsPluginData.FromString(data).session_start_info.hparams
-    assert given["optimizer.args.lr"].number_value == 0.1
-    assert given["model.args.sizes"].string_value == "[1, 2]"
 
 
 def test_without_ray_it_says_what_to_install(

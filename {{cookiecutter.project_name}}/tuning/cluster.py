@@ -25,3 +25,32 @@ def start_ray(address: str | None, *, show_output: bool = False) -> None:
         ray.init(address or "local", log_to_driver=show_output, logging_level=logging.CRITICAL, **here)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"--address {address}: {error}") from None
+
+
+def has_gpus() -> bool:
+    """Whether there is a GPU on any of the machines."""
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+def check_room(what: str, cpus: int, gpus: float, count: int = 1) -> None:
+    """See that processes can find their place, for Ray would wait for it, and say nothing.
+
+    Args:
+        what: the processes, for the message.
+        cpus: CPU cores for each.
+        gpus: GPUs for each.
+        count: how many there must be at the same time.
+
+    Raises:
+        UserError: they do not fit on the machines that there are.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = 0
+    for machine in machines:
+        by_gpus = machine.get("GPU", 0) // gpus if gpus else count
+        places += int(min(machine.get("CPU", 0) // cpus, by_gpus))
+    if places < count:
+        there = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in machines)
+        raise UserError(
+            f"{what} would need {cpus} CPUs and {gpus:g} GPUs, too much for Ray's machines, which have {there}"
+        )

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tuning.results import run_files
+
 PROJECT = Path(__file__).resolve().parents[1]
 ATTEMPTS = 4  # how often a process may be killed before its trial counts as failed
 
@@ -75,8 +77,8 @@ class TrainingProcess:
 
     def run(self) -> Path | None:
         """Return the run's folder, once there is a checkpoint in it."""
-        runs = sorted(checkpoint.parents[1] for checkpoint in self.folder.glob("*/checkpoints/*.pth"))
-        return runs[-1] if runs else None
+        checkpoints = run_files(self.folder, "checkpoints/*.pth")
+        return checkpoints[-1].parents[1] if checkpoints else None
 
     def _start(self) -> None:
         run = self.run()
@@ -118,7 +120,7 @@ class TrainingProcess:
 
     def _lines(self) -> list[dict[str, Any]]:
         """Return the complete lines of the newest metrics file; a resumed process may take some back for a while."""
-        files = sorted(self.folder.glob("*/metrics.jsonl"))
+        files = run_files(self.folder, "metrics.jsonl")
         text = files[-1].read_text(encoding="utf-8") if files else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
@@ -128,8 +130,7 @@ class TrainingProcess:
 
 def _wait_for_lock(run: Path) -> None:
     """Wait until no other process trains in the folder: the one of an earlier attempt may be about to end."""
-    sys.path.insert(0, str(PROJECT))
-    from trainer.run_folder import RunLock
+    from trainer.run_folder import RunLock  # with PyTorch, which an actor does not need otherwise
 
     while RunLock(run).is_held():
         time.sleep(0.2)

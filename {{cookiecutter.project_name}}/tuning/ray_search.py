@@ -20,38 +20,37 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from logger.console import log
-from tuning.cluster import start_ray
+from tuning.cluster import check_room, has_gpus
+from tuning.records import Records, new_name
 from tuning.results import forget_unfinished
 from tuning.search_config import Search
-from tuning.trial import Records, TuneTrial, new_name
+from tuning.trial import TuneTrial
 from utils.config import Config
-from utils.errors import UserError
 
 RAY = "ray"
 # How often a trial goes on elsewhere after its actor was killed, or the machine that it ran on.
 RECOVERIES = 3
 
 
-def domain(kind: str, values: list[Any], grid: bool) -> Any:
-    """Turn an entry of the search space into Ray's. Choices may be anything, so they travel as JSON texts."""
-    if kind == "choice":
-        texts = [json.dumps(value) for value in values]
-        return tune.grid_search(texts) if grid else tune.choice(texts)
-    low, high = values
-    ranges = {"uniform": tune.uniform, "log_uniform": tune.loguniform}
-    if kind in ranges:
-        return ranges[kind](low, high)
-    return {"int": tune.randint, "log_int": tune.lograndint}[kind](low, high + 1)  # Ray leaves the highest out
+def resources(search: Search) -> dict[str, float]:
+    """Return what each trial needs of the machine, or of the cluster.
+
+    Raises:
+        UserError: there is no machine with so much.
+    """
+    gpus = int(has_gpus()) if search.gpus_per_trial is None else search.gpus_per_trial
+    check_room("search.cpus_per_trial and gpus_per_trial: a trial", search.cpus_per_trial, gpus)
+    return {"cpu": search.cpus_per_trial, "gpu": gpus}
 
 
-def run_search(folder: Path, config: Config, search: Search, address: str | None, resume: bool) -> int | None:
-    """Run the trials of a search, or those that are left.
+def run_search(folder: Path, config: Config, search: Search, needs: dict[str, float], *, resume: bool) -> int | None:
+    """Run the trials of a search, or those that are left, on Ray, which has been started.
 
     Args:
         folder: that of the search, absolute.
         config: what the trials' values are laid over.
         search: what to vary.
-        address: of a Ray cluster; None starts Ray on this machine, for as long as the search takes.
+        needs: what each trial needs, as `resources` found it.
         resume: whether to go on with the search that Ray's records in the folder are of.
 
     Returns:
@@ -63,10 +62,10 @@ def run_search(folder: Path, config: Config, search: Search, address: str | None
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"  # seconds between two writes of Ray's records; 10 is much to forget
     # A trial that goes on after a kill reports its epochs anew; Optuna keeps the first, and need not say so.
     warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
-    start_ray(address)
     assert config.trainer.monitor
-    trainable = tune.with_parameters(TuneTrial, folder=str(folder), cwd=str(Path.cwd()), metric=config.trainer.monitor)
-    trainable = tune.with_resources(trainable, resources(search))
+    metric = config.trainer.monitor.split()[1]
+    trainable = tune.with_parameters(TuneTrial, folder=str(folder), cwd=str(Path.cwd()), metric=metric)
+    trainable = tune.with_resources(trainable, needs)
     # It cannot be restored if it was ended within the first seconds.
     if resume and tune.Tuner.can_restore(str(folder / RAY)):
         forget_unfinished(folder)
@@ -79,30 +78,11 @@ def run_search(folder: Path, config: Config, search: Search, address: str | None
     return received[0] if received else None
 
 
-def resources(search: Search) -> dict[str, float]:
-    """Return what each trial needs of the machine, or of the cluster.
-
-    Raises:
-        UserError: there is not so much, and Ray would wait for it.
-    """
-    there = ray.cluster_resources()
-    gpus = search.gpus_per_trial
-    if gpus is None:
-        gpus = 1 if there.get("GPU", 0) >= 1 else 0
-    for key, name, needed in (("cpus", "CPU", search.cpus_per_trial), ("gpus", "GPU", gpus)):
-        if needed > there.get(name, 0):
-            raise UserError(
-                f"search.{key}_per_trial: found {needed}, and Ray has {there.get(name, 0):g} {name}s in all"
-            )
-    return {"cpu": search.cpus_per_trial, "gpu": gpus}
-
-
 def new_tuner(trainable: Any, folder: Path, config: Config, search: Search) -> Any:
     """Put a new search together."""
     assert config.trainer.monitor
+    mode, metric = config.trainer.monitor.split()
     grid = search.algorithm == "grid"
-    spaces = {key: domain(*next(iter(space.items())), grid) for key, space in search.space.items()}
-    mode = config.trainer.monitor.split()[0]
     scheduler = None
     if search.early_stopping == "asha":
         # Trials end by themselves, so max_t need only be large enough for any number of epochs.
@@ -111,7 +91,7 @@ def new_tuner(trainable: Any, folder: Path, config: Config, search: Search) -> A
         )
     return tune.Tuner(
         trainable,
-        param_space=spaces,
+        param_space={key: domain(*next(iter(space.items())), grid) for key, space in search.space.items()},
         tune_config=tune.TuneConfig(
             metric="best",
             mode=mode,
@@ -127,10 +107,22 @@ def new_tuner(trainable: Any, folder: Path, config: Config, search: Search) -> A
             storage_path=str(folder),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the runs have their own checkpoints
             failure_config=tune.FailureConfig(max_failures=RECOVERIES),
-            callbacks=[Records(folder, config.trainer.monitor)],
+            callbacks=[Records(folder, metric)],
             verbose=0,
         ),
     )
+
+
+def domain(kind: str, values: list[Any], grid: bool) -> Any:
+    """Turn an entry of the search space into Ray's. Choices may be anything, so they travel as JSON texts."""
+    if kind == "choice":
+        texts = [json.dumps(value) for value in values]
+        return tune.grid_search(texts) if grid else tune.choice(texts)
+    low, high = values
+    ranges = {"uniform": tune.uniform, "log_uniform": tune.loguniform}
+    if kind in ranges:
+        return ranges[kind](low, high)
+    return {"int": tune.randint, "log_int": tune.lograndint}[kind](low, high + 1)  # Ray leaves the highest out
 
 
 def algorithm(search: Search, seed: int) -> Any:

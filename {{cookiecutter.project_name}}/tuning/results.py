@@ -1,18 +1,18 @@
-"""What came out of a search: a table, the best config, and TensorBoard's page of hyperparameters.
+"""What came out of a search: a table, and a file of it.
 
 All of it is read from the folders of the trials, so it can be made anew at any time.
 """
 
 import csv
 import json
-import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 RECORD = "trial.json"
-BEST, TABLE = "best.json", "results.csv"
+TABLE = "results.csv"
+UNFINISHED = "unfinished"
 SHOWN = 10  # rows of the table on the terminal
 
 
@@ -27,6 +27,7 @@ class Trial:
         epochs: how many were trained.
         best: the best value of the metric; None before the first evaluation.
         best_epoch: the epoch of that.
+        run: the run's folder.
     """
 
     folder: Path
@@ -37,24 +38,24 @@ class Trial:
     best_epoch: int = 0
     run: Path | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in an error."""
+        return self.status.startswith("failed")
+
     def write(self) -> None:
-        """Write down what the metrics file does not say."""
+        """Write down what the run's own files do not say."""
         self.folder.mkdir(exist_ok=True)
         unfinished = self.folder / "trial.tmp"
         text = json.dumps({"values": self.values, "status": self.status}, indent=2)
         unfinished.write_text(text + "\n", encoding="utf-8")
         unfinished.replace(self.folder / RECORD)
 
-    def plain_values(self) -> dict[str, bool | int | float | str]:
-        """Return the values, lists and the like as text, for programs that know only numbers and text."""
-        values = self.values.items()
-        return {key: value if isinstance(value, int | float | str) else json.dumps(value) for key, value in values}
-
     def describe(self, metric: str) -> str:
         """Say in a line what it was and what came of it."""
-        value = "" if self.best is None else f"{metric.split()[1]} {self.best:<8.4g}"
-        drawn = "  ".join(f"{key}={short(value)}" for key, value in self.values.items())
-        return f"{self.folder.name}  {value}  {drawn}  {cut(self.status)} (epoch {self.epochs})"
+        value = "" if self.best is None else f"{metric} {self.best:<8.4g}  "
+        given = "  ".join(f"{key}={short(value)}" for key, value in self.values.items())
+        return f"{self.folder.name}  {value}{given}  {cut(self.status)} (epoch {self.epochs})"
 
 
 def cut(status: str) -> str:
@@ -67,56 +68,57 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
-def better(metric: str, best: float | None, value: float) -> float | None:
-    """Return the better of two values of a metric, such as `max val_accuracy`; a NaN is never better."""
-    if math.isnan(value) or (best is not None and (value <= best if metric.startswith("max") else value >= best)):
-        return best
-    return value
+def run_files(folder: Path, name: str) -> list[Path]:
+    """Find a file in the runs of a trial, the newest run last; usually there is one run."""
+    return sorted(folder.glob(f"*/*/{name}"), key=lambda path: path.relative_to(folder).parts[1])
 
 
 def read_trial(folder: Path, metric: str) -> Trial:
     """Read a trial's record and the metrics of its run."""
     trial = Trial(folder, **json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    files = sorted(folder.glob("*/metrics.jsonl"))
-    if files:
+    if files := run_files(folder, "metrics.jsonl"):
         trial.run = files[-1].parent
         for line in map(json.loads, files[-1].read_text(encoding="utf-8").splitlines()):
             trial.epochs = line["epoch"]
-            best = better(metric, trial.best, line[metric.split()[1]])
-            if best != trial.best:
-                trial.best, trial.best_epoch = best, line["epoch"]
+            if line["best"]:
+                trial.best, trial.best_epoch = line[metric], line["epoch"]
     return trial
 
 
 def forget_unfinished(search: Path) -> None:
     """Remove the records of unfinished trials: Ray writes them anew for those that it still knows after a kill."""
     for file in search.glob(f"*/{RECORD}"):
-        if json.loads(file.read_text(encoding="utf-8"))["status"] == "unfinished":
+        if json.loads(file.read_text(encoding="utf-8"))["status"] == UNFINISHED:
             file.unlink()
 
 
-def read_trials(search: Path, metric: str) -> list[Trial]:
-    """Read all trials of a search, the best first, those without a value last."""
+def read_trials(search: Path, rule: str) -> list[Trial]:
+    """Read all trials of a search, the best first, those without a value after them, and those that failed last.
+
+    Args:
+        search: the folder of the search.
+        rule: what is better, as in `max val_accuracy`.
+    """
+    mode, metric = rule.split()
     trials = [read_trial(record.parent, metric) for record in sorted(search.glob(f"*/{RECORD}"))]
-    sign = -1 if metric.startswith("max") else 1
+    sign = -1 if mode == "max" else 1
 
     def rank(trial: Trial) -> tuple[bool, bool, float]:
-        return trial.status.startswith("failed"), trial.best is None, sign * (trial.best or 0)
+        return trial.failed, trial.best is None, sign * (trial.best or 0)
 
     return sorted(trials, key=rank)
 
 
 def table(trials: list[Trial], metric: str) -> str:
     """Write the best trials, and all that failed, in aligned columns."""
-    name = metric.split()[1]
     keys = list(trials[0].values) if trials else []
-    rows = [["", name, "epoch", "of", *keys, ""]]
-    failed = [trial for trial in trials if trial.status.startswith("failed")]
-    sound = [trial for trial in trials if trial not in failed]
+    rows = [["", metric, "epoch", "of", *keys, ""]]
+    failed = [trial for trial in trials if trial.failed]
+    sound = [trial for trial in trials if not trial.failed]
     for trial in sound[:SHOWN] + failed:
         value = ["", ""] if trial.best is None else [f"{trial.best:.4g}", str(trial.best_epoch)]
-        drawn = [short(trial.values[key]) for key in keys]
-        rows.append([trial.folder.name, *value, str(trial.epochs), *drawn, cut(trial.status)])
+        given = [short(trial.values[key]) for key in keys]
+        rows.append([trial.folder.name, *value, str(trial.epochs), *given, cut(trial.status)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if len(sound) > SHOWN:
@@ -129,25 +131,8 @@ def write_csv(search: Path, trials: list[Trial], metric: str) -> None:
     keys = list(trials[0].values) if trials else []
     with open(search / TABLE, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", "status", metric.split()[1], "best_epoch", "epochs", *keys, "run"])
+        writer.writerow(["trial", "status", metric, "best_epoch", "epochs", *keys, "run"])
         for trial in trials:
-            drawn = trial.plain_values().values()
+            given = [value if isinstance(value, str) else json.dumps(value) for value in trial.values.values()]
             best = ["", ""] if trial.best is None else [trial.best, trial.best_epoch]
-            writer.writerow([trial.folder.name, trial.status, *best, trial.epochs, *drawn, trial.run or ""])
-
-
-def write_hparams(trials: list[Trial], metric: str) -> None:
-    """Write for TensorBoard's page HPARAMS what each trial was given and what came of it."""
-    from torch.utils.tensorboard import SummaryWriter
-    from torch.utils.tensorboard.summary import hparams
-
-    for trial in trials:
-        if trial.best is None:
-            continue
-        for old in trial.folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        tag = f"search/{metric.split()[1]}"
-        with SummaryWriter(str(trial.folder)) as writer:
-            for summary in hparams(trial.plain_values(), {tag: trial.best}):
-                writer.file_writer.add_summary(summary)
-            writer.add_scalar(tag, trial.best, trial.best_epoch)
+            writer.writerow([trial.folder.name, trial.status, *best, trial.epochs, *given, trial.run or ""])

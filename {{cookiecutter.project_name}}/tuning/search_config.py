@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError
 
+from tuning.values import words_for
 from utils.config import Config, Section
 from utils.config_checks import all_problems
 from utils.config_files import checked, located, read_layers
@@ -72,12 +73,6 @@ def load_search(files: Sequence[Path], words: Sequence[str] = ()) -> tuple[Confi
     if found:
         raise ConfigError(located(merged, found))
     return config, search
-
-
-def words_for(values: dict[str, Any]) -> list[str]:
-    """Write drawn values as the words `key.path=value` of a command line."""
-    # Shorter paths first, so that `optimizer` does not overwrite `optimizer.args.lr`.
-    return [f"{key}={json.dumps(values[key])}" for key in sorted(values, key=lambda key: key.count("."))]
 
 
 def _problems(data: dict[str, Any]) -> list[Problem]:
