@@ -105,6 +105,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tuning/ray_search.py",
         "tuning/records.py",
         "tuning/results.py",
+        "tuning/search_checks.py",
         "tuning/search_config.py",
         "tuning/trial.py",
         "tuning/values.py",

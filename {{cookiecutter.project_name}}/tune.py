@@ -69,7 +69,8 @@ def main() -> int:
     folder = arguments.resume.absolute() if arguments.resume else new_folder(config, search)
     RunLock(folder).acquire()
     set_up_logging(folder / "search.log")
-    log.info("%s %s, with %s", "going on in" if arguments.resume else "searching in", shown(folder), search.algorithm)
+    what = "going on in" if arguments.resume else "searching in"
+    log.info("%s %s: %d trials by %s", what, shown(folder), search.number_of_trials(), search.algorithm)
     signum = run_search(folder, config, search, needs, resume=bool(arguments.resume))
     best = report(folder, config)
     if signum is not None:
@@ -111,7 +112,8 @@ def report(folder: Path, config: Config) -> Trial | None:
     assert config.trainer.monitor
     metric = config.trainer.monitor.split()[1]
     trials = read_trials(folder, config.trainer.monitor)
-    log.info("%s", table(trials, metric))
+    if trials:
+        log.info("%s", table(trials, metric))
     write_csv(folder, trials, metric)
     best = next((trial for trial in trials if trial.best is not None and not trial.failed), None)
     log.info("all trials:     %s", shown(folder / TABLE))

@@ -15,7 +15,7 @@ from utils.errors import ConfigError
 from utils.registry import build, find
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = [*ROOT.glob("config.json"), *ROOT.glob("configs/*.json")]
+CONFIGS = [*ROOT.glob("config.json"), *sorted(ROOT.glob("configs/*.json"))]
 
 
 def problems_of(tmp_path: Path, text: str, *words: str, name: str = "config.yaml") -> str:

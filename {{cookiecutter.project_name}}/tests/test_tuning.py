@@ -144,7 +144,7 @@ def test_the_best_trial_comes_first_and_failed_ones_last_with_their_reason(searc
     assert [trial.folder.name for trial in trials] == ["trial_4", "trial_0", "trial_2", "trial_3", "trial_1"]
     assert [(trial.best, trial.best_epoch, trial.epochs) for trial in trials[:2]] == [(0.91, 2, 2), (0.9, 2, 3)]
     lines = table(trials, METRIC).splitlines()
-    assert lines[0].split() == ["val_accuracy", "epoch", "of", "optimizer.args.lr", "model.args.sizes"]
+    assert lines[0].split() == ["val_accuracy", "epoch", "of", "optimizer.lr", "model.sizes"]
     assert lines[1].split() == ["trial_4", "0.91", "2", "2", "0.02", "[1,", "2]", "finished"]
     assert lines[-1].endswith("failed: diverged")
     assert next(trial.folder.name for trial in read_trials(search, "min val_accuracy")) == "trial_2"

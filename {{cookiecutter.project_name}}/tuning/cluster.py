@@ -2,10 +2,26 @@
 
 import logging
 import os
+import socket
 
 import ray
 
 from utils.errors import UserError
+
+
+def find_cluster(address: str) -> None:
+    """See that somebody listens at an address; Ray would try for ten minutes.
+
+    Raises:
+        UserError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--address {address}: there is no Ray cluster ({error}); should be host:port or `auto`"
+        ) from None
 
 
 def start_ray(address: str | None, *, show_output: bool = False) -> None:
@@ -20,6 +36,8 @@ def start_ray(address: str | None, *, show_output: bool = False) -> None:
     """
     # Ray reports how it is used to its makers unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address and address != "auto":
+        find_cluster(address)
     here = {} if address else {"include_dashboard": False, "object_store_memory": 10**8}
     try:
         ray.init(address or "local", log_to_driver=show_output, logging_level=logging.CRITICAL, **here)
@@ -52,5 +70,5 @@ def check_room(what: str, cpus: int, gpus: float, count: int = 1) -> None:
     if places < count:
         there = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in machines)
         raise UserError(
-            f"{what} would need {cpus} CPUs and {gpus:g} GPUs, too much for Ray's machines, which have {there}"
+            f"no room for {what}: each takes {cpus} CPU cores and {gpus:g} GPUs, and the machines have {there}"
         )

@@ -9,7 +9,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,7 +39,7 @@ def resources(search: Search) -> dict[str, float]:
         UserError: there is no machine with so much.
     """
     gpus = int(has_gpus()) if search.gpus_per_trial is None else search.gpus_per_trial
-    check_room("search.cpus_per_trial and gpus_per_trial: a trial", search.cpus_per_trial, gpus)
+    check_room("trials (search.cpus_per_trial, search.gpus_per_trial)", search.cpus_per_trial, gpus)
     return {"cpu": search.cpus_per_trial, "gpu": gpus}
 
 
@@ -64,15 +64,15 @@ def run_search(folder: Path, config: Config, search: Search, needs: dict[str, fl
     warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
     assert config.trainer.monitor
     metric = config.trainer.monitor.split()[1]
-    trainable = tune.with_parameters(TuneTrial, folder=str(folder), cwd=str(Path.cwd()), metric=metric)
-    trainable = tune.with_resources(trainable, needs)
-    # It cannot be restored if it was ended within the first seconds.
-    if resume and tune.Tuner.can_restore(str(folder / RAY)):
-        forget_unfinished(folder)
-        tuner = tune.Tuner.restore(str(folder / RAY), trainable=trainable)
-    else:
-        tuner = new_tuner(trainable, folder, config, search)
-    with interruptible() as received:
+    with interruptible() as received, suppress(KeyboardInterrupt):
+        trainable = tune.with_parameters(TuneTrial, folder=str(folder), cwd=str(Path.cwd()), metric=metric)
+        trainable = tune.with_resources(trainable, needs)
+        # It cannot be restored if it was ended within the first seconds.
+        if resume and tune.Tuner.can_restore(str(folder / RAY)):
+            forget_unfinished(folder)
+            tuner = tune.Tuner.restore(str(folder / RAY), trainable=trainable)
+        else:
+            tuner = new_tuner(trainable, folder, config, search)
         tuner.fit()
     ray.shutdown()
     return received[0] if received else None
@@ -95,7 +95,7 @@ def new_tuner(trainable: Any, folder: Path, config: Config, search: Search) -> A
         tune_config=tune.TuneConfig(
             metric="best",
             mode=mode,
-            num_samples=1 if grid else search.trials or 20,
+            num_samples=1 if grid else search.number_of_trials(),
             search_alg=algorithm(search, config.seed),
             scheduler=scheduler,
             reuse_actors=True,

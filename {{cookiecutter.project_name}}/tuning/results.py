@@ -54,7 +54,7 @@ class Trial:
     def describe(self, metric: str) -> str:
         """Say in a line what it was and what came of it."""
         value = "" if self.best is None else f"{metric} {self.best:<8.4g}  "
-        given = "  ".join(f"{key}={short(value)}" for key, value in self.values.items())
+        given = "  ".join(f"{short(key)}={cell(value)}" for key, value in self.values.items())
         return f"{self.folder.name}  {value}{given}  {cut(self.status)} (epoch {self.epochs})"
 
 
@@ -63,7 +63,12 @@ def cut(status: str) -> str:
     return textwrap.shorten(status, 80, placeholder=" …")
 
 
-def short(value: Any) -> str:
+def short(key: str) -> str:
+    """Shorten a key path as TensorBoard shows it: `optimizer.args.lr` is `optimizer.lr`."""
+    return key.replace(".args.", ".")
+
+
+def cell(value: Any) -> str:
     """Write a value so that it fits into a table."""
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
@@ -112,12 +117,12 @@ def read_trials(search: Path, rule: str) -> list[Trial]:
 def table(trials: list[Trial], metric: str) -> str:
     """Write the best trials, and all that failed, in aligned columns."""
     keys = list(trials[0].values) if trials else []
-    rows = [["", metric, "epoch", "of", *keys, ""]]
+    rows = [["", metric, "epoch", "of", *map(short, keys), ""]]
     failed = [trial for trial in trials if trial.failed]
     sound = [trial for trial in trials if not trial.failed]
     for trial in sound[:SHOWN] + failed:
         value = ["", ""] if trial.best is None else [f"{trial.best:.4g}", str(trial.best_epoch)]
-        given = [short(trial.values[key]) for key in keys]
+        given = [cell(trial.values[key]) for key in keys]
         rows.append([trial.folder.name, *value, str(trial.epochs), *given, cut(trial.status)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -27,7 +27,7 @@ def load_config(files: Sequence[Path], words: Sequence[str] = ()) -> Config:
 
     Raises ConfigError with everything that is wrong, each problem with its place.
     """
-    return checked(*read_layers(files, words))
+    return _checked(*read_layers(files, words))
 
 
 def read_layers(files: Sequence[Path], words: Sequence[str]) -> tuple[Layer, list[str]]:
@@ -56,7 +56,7 @@ def config_from_dict(data: dict[str, Any], words: Sequence[str], source: str) ->
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError([f"{source}: the config in it cannot be read: {error}"]) from error
     # What was stored was tried out when it was new; building an optimizer again would cost test.py a second.
-    return checked(*_merge([Layer(plain, {(): Place(source)})], words), trial=bool(words))
+    return _checked(*_merge([Layer(plain, {(): Place(source)})], words), trial=bool(words))
 
 
 def read_file(path: Path) -> Layer:
@@ -112,7 +112,7 @@ def located(layer: Layer, problems: list[Problem]) -> list[str]:
     return [f"{place}: {key}: {text}" for place, key, text in sorted(found)]
 
 
-def checked(merged: Layer, problems: list[str], *, trial: bool = True) -> Config:
+def _checked(merged: Layer, problems: list[str], *, trial: bool = True) -> Config:
     """Make a config of merged layers. Raises ConfigError with `problems` and all that is wrong in the values."""
     problems = problems + located(merged, all_problems(merged.data, trial))
     if problems:
