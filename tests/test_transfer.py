@@ -117,7 +117,8 @@ def test_the_configs_fit_together_as_they_are(lab: Lab, pretrained: Path, overla
 def test_kills_before_at_and_after_the_thaw_change_no_bit(lab: Lab, pretrained: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     shutil.copy(pretrained / "checkpoints" / "last.pth", weights)
-    words = [*FINETUNE, f"init_from.path={weights}", "loggers={tensorboard: true, chaos: true, image_figures: false, plots: false, report: false}"]
+    loggers = "loggers={tensorboard: true, chaos: true, image_figures: false, plots: false, report: false}"
+    words = [*FINETUNE, f"init_from.path={weights}", loggers]
     reference = lab.reference(words)
     run = Experiment(lab, tmp_path / "runs", words)
     assert lab.command(*run.arguments(), chaos="step:5:KILL").code == KILLED

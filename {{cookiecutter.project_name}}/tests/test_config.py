@@ -15,7 +15,7 @@ from utils.errors import ConfigError
 from utils.registry import build, find
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = [*ROOT.glob("config.json"), *ROOT.glob("configs/*.json")]
+CONFIGS = [*ROOT.glob("config.json"), *sorted(ROOT.glob("configs/*.json"))]
 
 
 def problems_of(tmp_path: Path, text: str, *words: str, name: str = "config.yaml") -> str:
@@ -32,7 +32,11 @@ def test_the_config_is_right_and_can_be_stored(file: Path) -> None:
     assert config_from_dict(config.model_dump(mode="json", by_alias=True), [], "a checkpoint") == config
 
 
-@pytest.mark.parametrize("overlay", sorted(ROOT.glob("configs/*.yaml")), ids=lambda file: file.stem)
+# A file for tune.py has a section that no training knows.
+OVERLAYS = [file for file in sorted(ROOT.glob("configs/*.yaml")) if "\nsearch:" not in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
 def test_the_files_in_configs_can_be_laid_over_it(overlay: Path) -> None:
     load_config([CONFIGS[0], overlay])
 

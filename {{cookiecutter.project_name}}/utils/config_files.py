@@ -13,7 +13,7 @@ from typing import Any
 from utils.config import Config
 from utils.config_checks import all_problems
 from utils.config_layers import COMMAND_LINE, Layer, Place, word_layer
-from utils.config_problems import dotted
+from utils.config_problems import Problem, dotted
 from utils.config_syntax import parse
 from utils.config_yaml import BadTextError
 from utils.errors import ConfigError
@@ -27,6 +27,14 @@ def load_config(files: Sequence[Path], words: Sequence[str] = ()) -> Config:
 
     Raises ConfigError with everything that is wrong, each problem with its place.
     """
+    return _checked(*read_layers(files, words))
+
+
+def read_layers(files: Sequence[Path], words: Sequence[str]) -> tuple[Layer, list[str]]:
+    """Lay files and words over one another, unchecked; with what is wrong in the form of the words.
+
+    Raises ConfigError if a file cannot be read.
+    """
     layers, problems = [], []
     for file in files:
         try:
@@ -35,7 +43,7 @@ def load_config(files: Sequence[Path], words: Sequence[str] = ()) -> Config:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return _resolve(layers, words)
+    return _merge(layers, words)
 
 
 def config_from_dict(data: dict[str, Any], words: Sequence[str], source: str) -> Config:
@@ -48,7 +56,7 @@ def config_from_dict(data: dict[str, Any], words: Sequence[str], source: str) ->
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError([f"{source}: the config in it cannot be read: {error}"]) from error
     # What was stored was tried out when it was new; building an optimizer again would cost test.py a second.
-    return _resolve([Layer(plain, {(): Place(source)})], words, trial=bool(words))
+    return _checked(*_merge([Layer(plain, {(): Place(source)})], words), trial=bool(words))
 
 
 def read_file(path: Path) -> Layer:
@@ -86,7 +94,7 @@ def _nearest_file(path: Path) -> str:
     return f"; did you mean `{path.parent / close[0]}`?" if close else ""
 
 
-def _resolve(layers: list[Layer], words: Sequence[str], *, trial: bool = True) -> Config:
+def _merge(layers: list[Layer], words: Sequence[str]) -> tuple[Layer, list[str]]:
     problems = []
     spoken = Layer({}, {})
     for word in words:
@@ -95,9 +103,18 @@ def _resolve(layers: list[Layer], words: Sequence[str], *, trial: bool = True) -
         except BadTextError as error:
             problems.append(f"{COMMAND_LINE}: `{word}`: {error}")
     # The words are one layer, so that their order does not matter.
-    merged = reduce(Layer.under, [*layers, spoken], Layer({}, {}))
-    found = [(merged.place(path), dotted(path), text) for path, text in all_problems(merged.data, trial)]
-    problems += [f"{place}: {key}: {text}" for place, key, text in sorted(found)]
+    return reduce(Layer.under, [*layers, spoken], Layer({}, {})), problems
+
+
+def located(layer: Layer, problems: list[Problem]) -> list[str]:
+    """Write problems with the places where their keys were set, in the order of the files."""
+    found = [(layer.place(path), dotted(path), text) for path, text in problems]
+    return [f"{place}: {key}: {text}" for place, key, text in sorted(found)]
+
+
+def _checked(merged: Layer, problems: list[str], *, trial: bool = True) -> Config:
+    """Make a config of merged layers. Raises ConfigError with `problems` and all that is wrong in the values."""
+    problems = problems + located(merged, all_problems(merged.data, trial))
     if problems:
         raise ConfigError(problems)
     return Config.model_validate(merged.data)

@@ -61,14 +61,14 @@ def structure_problems(data: dict[str, Any]) -> list[Problem]:
     return []
 
 
-def translate(error: ValidationError, data: Any) -> list[Problem]:
-    """Say in our words what pydantic found in `data`."""
+def translate(error: ValidationError, data: Any, model: type[BaseModel] = Config) -> list[Problem]:
+    """Say in our words what pydantic found in `data`, which should have been a `model`."""
     found: dict[KeyPath, list[Any]] = {}
     for details in error.errors():
         whole = details["type"] in ("missing", "extra_forbidden")
         path = details["loc"] if whole else existing(data, details["loc"])
         found.setdefault(path, []).append(details)
-    return [Problem(path, _say(path, details)) for path, details in found.items()]
+    return [Problem(path, _say(path, details, known_keys(model))) for path, details in found.items()]
 
 
 def existing(data: Any, path: KeyPath) -> KeyPath:
@@ -82,9 +82,9 @@ def existing(data: Any, path: KeyPath) -> KeyPath:
 
 
 @functools.cache
-def known_keys() -> dict[KeyPath, FieldInfo]:
+def known_keys(model: type[BaseModel] = Config) -> dict[KeyPath, FieldInfo]:
     """Return every key path that the config classes know, without indices of lists, and its field."""
-    return dict(_walk(Config, ()))
+    return dict(_walk(model, ()))
 
 
 def _walk(model: type[BaseModel], above: KeyPath) -> Iterator[tuple[KeyPath, FieldInfo]]:
@@ -102,8 +102,7 @@ def _sections(hint: Any) -> list[type[BaseModel]]:
     return [section for part in typing.get_args(hint) for section in _sections(part)]
 
 
-def _say(path: KeyPath, alternatives: list[Any]) -> str:
-    keys = known_keys()
+def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo]) -> str:
     known = tuple(part for part in path if isinstance(part, str))
     about = f": {keys[known].description}" if known in keys else ""
     details = alternatives[0]
