@@ -15,8 +15,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class InterruptHandler:
     """While active, the first signal asks the loop to stop at its next safe point; a second one kills.
 
-    Under torchrun, which does so itself after a while, a second one is ignored. A safe point is the end of a training step or of an evaluation batch, a fraction of a second away. Use it as
-    a context manager in the main thread, and call `check` at the safe points.
+    A safe point is the end of a training step or of an evaluation batch, a fraction of a second away. Use it as
+    a context manager in the main thread, and call `check` at the safe points. Under torchrun, which kills those who
+    take too long, a second signal changes nothing.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,7 @@ class InterruptHandler:
             self.received = number
             return
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            return  # torchrun passes on what may have been sent to all, and kills by itself who takes too long
+            return  # it may have been sent to all, and torchrun passes on its own
         # os.write and os._exit, because a signal may arrive in the middle of a print or of a clean-up.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nstopped at once by a second signal\n")
         for worker in multiprocessing.active_children():
