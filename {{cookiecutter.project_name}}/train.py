@@ -23,13 +23,14 @@ from logger.console import add_verbosity, log, set_up_logging
 from trainer.build import build_trainer
 from trainer.check import check, check_first_batch
 from trainer.closing import next_steps
+from trainer.restarts import remember_run, what_to_resume
 from trainer.restoring import restore
-from trainer.run_folder import RunLock, create_run_folder, find_checkpoint, newest_unfinished, run_folder_of
+from trainer.run_folder import RunLock, create_run_folder, find_checkpoint, run_folder_of
 from trainer.trainer import Trainer
 from trainer.trials import add_trials, run_trial
 from utils.config import Config
 from utils.config_files import config_from_dict, load_config
-from utils.distributed import from_main, is_main, process_group, was_restarted
+from utils.distributed import from_main, is_main, process_group
 from utils.environment import record_environment
 from utils.errors import run
 
@@ -72,11 +73,9 @@ def check_or_train(arguments: argparse.Namespace, config: Config | None) -> int:
         check(build_trainer(config, starting_weights=True))
         log.info("all is well")
         return 0
-    if config and (arguments.resume == "auto" or was_restarted()):
-        newest = from_main(newest_unfinished(Path(config.trainer.save_dir), config.name) if is_main() else None)
-        return resume(newest, config, []) if newest else start(config)
-    if arguments.resume:
-        return resume(Path(arguments.resume), config, arguments.words)
+    path = what_to_resume(arguments, config)
+    if path:
+        return resume(path, config, arguments.words)
     assert config is not None
     return start(config)
 
@@ -107,6 +106,7 @@ def resume(path: Path, config: Config | None, words: list[str]) -> int:
 def train(trainer: Trainer, headline: str) -> int:
     """Train to the end, and say what to do next."""
     run_dir = trainer.saver.run_dir
+    remember_run(run_dir)
     if is_main():
         record(trainer, run_dir)
     log.info(headline)

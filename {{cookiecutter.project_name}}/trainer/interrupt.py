@@ -16,7 +16,8 @@ class InterruptHandler:
     """While active, the first signal asks the loop to stop at its next safe point; a second one kills.
 
     A safe point is the end of a training step or of an evaluation batch, a fraction of a second away. Use it as
-    a context manager in the main thread, and call `check` at the safe points.
+    a context manager in the main thread, and call `check` at the safe points. Under torchrun, which kills those who
+    take too long, a second signal changes nothing.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,8 @@ class InterruptHandler:
         if self.received is None:
             self.received = number
             return
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return  # it may have been sent to all, and torchrun passes on its own
         # os.write and os._exit, because a signal may arrive in the middle of a print or of a clean-up.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nstopped at once by a second signal\n")
         for worker in multiprocessing.active_children():

@@ -160,7 +160,8 @@ class Trainer:
                 self.saver.wait()
             self.observers.on_end(self)
         except Interrupted as stop:
-            self.saver.save(LAST)
+            with self.interrupt:
+                self.saver.save(LAST)
             raise Interrupted(stop.signum, farewell(self, stop.signum)) from None
         except Diverged as error:
             self.observers.on_failure(self, error)

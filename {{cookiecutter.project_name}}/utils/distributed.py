@@ -5,6 +5,8 @@ answers at once, and `torch.distributed` is not touched.
 """
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+
+TIMEOUT = timedelta(minutes=30)
 
 T = TypeVar("T")
 
@@ -36,11 +40,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def was_restarted() -> bool:
-    """Whether `torchrun --max-restarts` has started the processes anew, after one of them had failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 @contextmanager
 def process_group() -> Iterator[None]:
     """Connect the processes, if there are several: through gloo on the CPU, and NCCL between GPUs."""
@@ -50,7 +49,8 @@ def process_group() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    distributed.init_process_group(backend, None, TIMEOUT, world_size(), rank(), new_store())
     try:
         yield
     except BaseException:
@@ -58,6 +58,31 @@ def process_group() -> Iterator[None]:
             distributed.destroy_process_group()
         raise
     distributed.destroy_process_group()
+
+
+def new_store() -> "distributed.Store":
+    """Return what the processes find each other by: a store that none but them has ever written to.
+
+    That of torchrun outlives them. After a restart it still holds the addresses of those before, and whoever reads one
+    of these waits for minutes for an answer. So each process draws a number, and asks the main one for the name of this
+    start under that number, under which nobody before can have had an answer.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    store: distributed.Store = next(iter(rendezvous("env://", timeout=TIMEOUT)))[0]
+    own = uuid.uuid4().hex
+    store.set(f"number of {rank()}", own)
+    if not is_main():
+        name = store.get(f"start of {own}").decode()
+        store.set(f"{name} has {rank()}", "")
+        return distributed.PrefixStore(name, store)
+    missing = set(range(1, world_size()))
+    while missing:  # a number may be that of a process of before; it is overwritten in time
+        for other in missing:
+            store.set(f"start of {store.get(f'number of {other}').decode()}", own)
+        time.sleep(0.01)
+        missing = {other for other in missing if not store.check([f"{own} has {other}"])}
+    return distributed.PrefixStore(own, store)
 
 
 def from_main(value: T) -> T:
