@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -106,13 +106,14 @@ def find_splits(
     return {"train": train, **splits}
 
 
-def read_image(file: str, size: int, channels: int) -> NDArray[np.float32]:
+def read_image(file: str | BinaryIO, size: int, channels: int, name: str | None = None) -> NDArray[np.float32]:
     """Decode an image.
 
     Args:
-        file: its path.
+        file: its path, or what it holds.
         size: height and width to which it is resized.
         channels: 1 for grey, 3 for colour.
+        name: what it is called in a message; None is its path.
 
     Returns:
         Numbers from 0 to 1, shape `(channels, size, size)`.
@@ -126,7 +127,7 @@ def read_image(file: str, size: int, channels: int) -> NDArray[np.float32]:
         with Image.open(file) as image:
             resized = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow's decoders raise what they like on damaged files
-        raise UserError(f"{file}: cannot be read as an image: {error}") from error
+        raise UserError(f"{name or file}: cannot be read as an image: {error}") from error
     pixels = np.asarray(resized, np.float32).reshape(size, size, channels) / 255
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -68,7 +68,7 @@ class _TableLoaders(Loaders):
         _fill_in(columns, train, names)
         mean, std = columns[train].mean(axis=0), columns[train].std(axis=0)
         std[np.ptp(columns[train], axis=0) == 0] = 0  # where the mean is rounded, it would be almost 0
-        _report_constants(names, std)
+        report_constants(names, std)
 
         def rows(which: torch.Tensor) -> InMemoryDataset:
             table = torch.from_numpy(columns[which]).float()
@@ -199,7 +199,12 @@ def _fill_in(columns: Array, train: torch.Tensor, names: list[str]) -> None:
         column[np.isnan(column)] = known.mean()
 
 
-def _report_constants(names: list[str], std: Array) -> None:
+def report_constants(names: list[str], std: Array) -> None:
+    """Name the columns that never vary, whose standard deviation is 0; the last one is the target.
+
+    Raises:
+        UserError: the target is one of them.
+    """
     if std[-1] == 0:
         raise UserError(f"data_loader: {names[-1]} is the same in all training rows; there is nothing to predict")
     constant = [name for name, value in zip(names, std, strict=True) if value == 0]

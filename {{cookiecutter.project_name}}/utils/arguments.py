@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -115,12 +116,13 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _type_problems(hint: Any, name: str, value: Any) -> list[Problem]:
+    section = inspect.isclass(hint) and issubclass(hint, BaseModel)  # has settings of its own
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        adapter = TypeAdapter(hint, config=None if section else ConfigDict(arbitrary_types_allowed=True))
         # As JSON, since there a list may stand for a tuple although types are strict.
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return [Problem((name, *path), text) for path, text in translate(error, value)]
+        return [Problem((name, *path), text) for path, text in translate(error, value, hint)]
     except (PydanticUserError, TypeError, NotImplementedError):
         return []  # not a hint that pydantic can judge
     return []

@@ -61,14 +61,15 @@ def structure_problems(data: dict[str, Any]) -> list[Problem]:
     return []
 
 
-def translate(error: ValidationError, data: Any, model: type[BaseModel] = Config) -> list[Problem]:
-    """Say in our words what pydantic found in `data`, which should have been a `model`."""
+def translate(error: ValidationError, data: Any, hint: Any = Config) -> list[Problem]:
+    """Say in our words what pydantic found in `data`, which should be what the type hint says."""
+    keys = known_keys() if hint is Config else dict(_fields(hint, ()))
     found: dict[KeyPath, list[Any]] = {}
     for details in error.errors():
         whole = details["type"] in ("missing", "extra_forbidden")
         path = details["loc"] if whole else existing(data, details["loc"])
         found.setdefault(path, []).append(details)
-    return [Problem(path, _say(path, details, known_keys(model))) for path, details in found.items()]
+    return [Problem(path, _say(path, details, keys)) for path, details in found.items()]
 
 
 def existing(data: Any, path: KeyPath) -> KeyPath:
@@ -82,17 +83,17 @@ def existing(data: Any, path: KeyPath) -> KeyPath:
 
 
 @functools.cache
-def known_keys(model: type[BaseModel] = Config) -> dict[KeyPath, FieldInfo]:
+def known_keys() -> dict[KeyPath, FieldInfo]:
     """Return every key path that the config classes know, without indices of lists, and its field."""
-    return dict(_walk(model, ()))
+    return dict(_fields(Config, ()))
 
 
-def _walk(model: type[BaseModel], above: KeyPath) -> Iterator[tuple[KeyPath, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        path = (*above, field.alias or name)
-        yield path, field
-        for section in _sections(field.annotation):
-            yield from _walk(section, path)
+def _fields(hint: Any, above: KeyPath) -> Iterator[tuple[KeyPath, FieldInfo]]:
+    for section in _sections(hint):
+        for name, field in section.model_fields.items():
+            path = (*above, field.alias or name)
+            yield path, field
+            yield from _fields(field.annotation, path)
 
 
 def _sections(hint: Any) -> list[type[BaseModel]]:
@@ -114,7 +115,7 @@ def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo])
         return f"found {shown(details['input'])}, not allowed" + about
     allowed = " or ".join(each["msg"] for each in alternatives if each["type"] not in UNWRITABLE)
     # In the words of a config file, and to go on with after a comma.
-    allowed = allowed.replace(" or Input should be ", " or ").replace("a valid dictionary", "a mapping")
+    allowed = re.sub("a valid dictionary|an object", "a mapping", allowed.replace(" or Input should be ", " or "))
     allowed = re.sub(r"^(Input|Value error,) | or instance of \w+", "", allowed)
     return f"found {shown(details['input'])}, {allowed[:1].lower() + allowed[1:] or 'but a config cannot give this'}"
 
