@@ -16,6 +16,7 @@ from data_loaders.collate import PADDING
 from logger.contents import DPI
 from logger.figures import Figures
 from utils.generation import generate
+from utils.distributed import share
 from utils.seeding import random_state_kept
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ class TextFigures(Figures):
     def texts(self) -> Mapping[str, str]:
         """Let the model write, as it was evaluated; no random number of training's own is used."""
         trainer = self._trainer if self._are_bytes else None
+        if not trainer or not isinstance(getattr(trainer.model, "max_length", None), int):
+            return {}
         # To call a model that is divided takes all processes, and only this one watches.
-        if not trainer or trainer.parallel.sharded or not isinstance(getattr(trainer.model, "max_length", None), int):
+        if any(share(parameter) is not parameter for parameter in trainer.model.parameters()):
             return {}
         tokens = encode(self.prompt.encode()).tolist()[:-1]
         averaged = trainer.average.applied() if trainer.average else nullcontext()

@@ -60,29 +60,30 @@ def process_group() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def new_store() -> "distributed.Store":
+def new_store() -> Any:
     """Return what the processes find each other by: a store that none but them has ever written to.
 
     That of torchrun outlives them. After a restart it still holds the addresses of those before, and whoever reads one
     of these waits for minutes for an answer. So each process draws a number, and asks the main one for the name of this
     start under that number, under which nobody before can have had an answer.
     """
+    from torch.distributed.distributed_c10d import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
-    store: distributed.Store = next(iter(rendezvous("env://", timeout=TIMEOUT)))[0]
+    store = next(iter(rendezvous("env://", timeout=TIMEOUT)))[0]
     own = uuid.uuid4().hex
     store.set(f"number of {rank()}", own)
     if not is_main():
         name = store.get(f"start of {own}").decode()
         store.set(f"{name} has {rank()}", "")
-        return distributed.PrefixStore(name, store)
+        return PrefixStore(name, store)
     missing = set(range(1, world_size()))
     while missing:  # a number may be that of a process of before; it is overwritten in time
         for other in missing:
             store.set(f"start of {store.get(f'number of {other}').decode()}", own)
         time.sleep(0.01)
         missing = {other for other in missing if not store.check([f"{own} has {other}"])}
-    return distributed.PrefixStore(own, store)
+    return PrefixStore(own, store)
 
 
 def from_main(value: T) -> T:
