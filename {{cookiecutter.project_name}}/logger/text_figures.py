@@ -15,8 +15,8 @@ from data_loaders.byte_tokens import END, NUM_TOKENS, decode, encode
 from data_loaders.collate import PADDING
 from logger.contents import DPI
 from logger.figures import Figures
-from utils.generation import generate
 from utils.distributed import share
+from utils.generation import generate
 from utils.seeding import random_state_kept
 
 if TYPE_CHECKING:

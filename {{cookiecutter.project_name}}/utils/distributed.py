@@ -67,7 +67,7 @@ def new_store() -> Any:
     of these waits for minutes for an answer. So each process draws a number, and asks the main one for the name of this
     start under that number, under which nobody before can have had an answer.
     """
-    from torch.distributed.distributed_c10d import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store = next(iter(rendezvous("env://", timeout=TIMEOUT)))[0]
