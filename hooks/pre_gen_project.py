@@ -20,15 +20,18 @@ DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt")
 
 # A project of the same name would stand in for the library when its dependencies are installed.
 DEPENDENCIES = {
+    "datasets",
     "jinja2",
     "matplotlib",
     "mypy",
     "numpy",
+    "optuna",
     "pillow",
     "pip",
     "pydantic",
     "pytest",
     "pyyaml",
+    "ray",
     "ruff",
     "safetensors",
     "scikit-learn",
