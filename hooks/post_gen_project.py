@@ -114,6 +114,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tuning/cluster.py",
         "tuning/process.py",
         "tuning/ray_search.py",
+        "tuning/ray_training.py",
         "tuning/records.py",
         "tuning/results.py",
         "tuning/search_checks.py",

@@ -24,12 +24,11 @@ def find_cluster(address: str) -> None:
         ) from None
 
 
-def start_ray(address: str | None, *, show_output: bool = False) -> None:
+def start_ray(address: str | None) -> None:
     """Connect to a cluster, or start Ray here for as long as this process lives.
 
     Args:
         address: of the cluster; None starts Ray here, and leaves one that may run here already alone.
-        show_output: whether to print what the processes print.
 
     Raises:
         UserError: there is no cluster at the address.
@@ -40,9 +39,10 @@ def start_ray(address: str | None, *, show_output: bool = False) -> None:
         find_cluster(address)
     here = {} if address else {"include_dashboard": False, "object_store_memory": 10**8}
     try:
-        ray.init(address or "local", log_to_driver=show_output, logging_level=logging.CRITICAL, **here)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **here)
     except (ConnectionError, ValueError) as error:
-        raise UserError(f"--address {address}: {error}") from None
+        text = "if the cluster asks for a token, set RAY_AUTH_MODE=token"
+        raise UserError(f"--address {address}: {error}\n{text}") from None
 
 
 def has_gpus() -> bool:
@@ -70,5 +70,5 @@ def check_room(what: str, cpus: int, gpus: float, count: int = 1) -> None:
     if places < count:
         there = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in machines)
         raise UserError(
-            f"no room for {what}: each takes {cpus} CPU cores and {gpus:g} GPUs, and the machines have {there}"
+            f"no room for {what}: each takes {cpus} CPU and {gpus:g} GPU, and the machines have {there}"
         )

@@ -136,8 +136,8 @@ def _wait_for_lock(run: Path) -> None:
         time.sleep(0.2)
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """Make a function for the new process to call, so that the system ends it when its parent is killed.
+def die_with_parent(number: int = signal.SIGTERM) -> Callable[[], None] | None:
+    """Make a function for the new process to call, so that the system sends it a signal when its parent is killed.
 
     Only Linux can do that. Elsewhere the process ends at its next line of output, which nobody reads any more.
     """
@@ -146,7 +146,7 @@ def die_with_parent() -> Callable[[], None] | None:
     libc, parent = ctypes.CDLL(None), os.getpid()
 
     def ask_for_signal() -> None:
-        libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        libc.prctl(1, number)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it died before that
             os._exit(143)
 
