@@ -1,23 +1,24 @@
-"""What watching costs a training step: all that the default config watches with, against none of it.
+"""What watching costs a training step: all loggers at their default intervals, against none.
 
-    python benchmarks/watching.py [--blocks 40]
+    python benchmarks/watching.py [--epochs 200]
 
-The project's own Trainer trains the default network on the digits, in one thread. Two trainers take turns, step by
-step, one of them with TensorBoard, the figures of the task and `plots/`. Processor time is measured, summed over a log
-interval (50 steps and what is due after them), and the median over the intervals is reported, so that a machine that
-is busy with other things does not favour one of them. What comes less often (histograms, pictures) would vanish from
-a median: it is timed by itself and spread over its interval.
+The project's own Trainer trains the default network on the digits, in one thread. Three of them take turns, epoch by
+epoch: one that nobody watches, one with the loggers of the default config, and one with every logger that there is,
+W&B (offline) and the statistics of layers too. What is compared is processor time, of all threads and with all that
+comes now and then (histograms, pictures), so that a machine that is busy with other things does not favour one of
+them. W&B writes its files in a process of its own, whose time is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import chain, count
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +26,28 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}}"))
 
+from logger.observer import Observer
 from trainer.build import build_trainer
 from trainer.trainer import Trainer
 from utils.config_files import load_config
 
 CONFIG = Path(__file__).parents[1] / "{{cookiecutter.project_name}}" / "configs" / "image_classification.json"
+EVERYTHING = {"layer_watch": True, "wandb": {"mode": "offline"} if find_spec("wandb") else False}
 
 
-def trainer_for(folder: Path, loggers: dict[str, Any]) -> Trainer:
-    """Make a trainer of the default config in a run folder of its own."""
-    words = ["trainer.device=cpu", "trainer.save_every_epochs=null", "trainer.epochs=1000"]
-    config = load_config([CONFIG], words).model_copy(update={"loggers": loggers})
+def trainer_for(folder: Path, more: dict[str, Any] | None) -> Trainer:
+    """Make a trainer of the default config in a run folder of its own; with None nobody watches it."""
+    words = ["trainer.device=cpu", "trainer.save_every_epochs=null", "trainer.monitor=null", "trainer.epochs=100000"]
+    config = load_config([CONFIG], [*words, "lr_scheduler=null"])
+    config = config.model_copy(update={"loggers": {} if more is None else config.loggers | more})
     trainer = build_trainer(config)
     (folder / "checkpoints").mkdir(parents=True)
     trainer.open_run(folder)
+    if more is None:
+        trainer.observers.members.clear()
+        trainer.health = dict  # type: ignore[method-assign,assignment]
     trainer.observers.on_start(trainer)
     return trainer
-
-
-def batches(trainer: Trainer) -> Iterator[Any]:
-    """Return batch after batch, epoch after epoch, as training sees them."""
-    loader = trainer.loaders.train
-
-    def epoch(number: int) -> Iterator[Any]:
-        loader.set_position(number)
-        return trainer.stopwatch.fetch(loader)
-
-    return chain.from_iterable(map(epoch, count()))
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -61,54 +57,57 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
+def epoch(trainer: Trainer) -> None:
+    """Train and evaluate, as the loop does."""
+    trainer.train_epoch()
+    trainer.end_epoch(trainer.evaluate(trainer.loaders.valid, "val"))
+
+
+def count_time(name: str, observer: Observer, spent: dict[str, float]) -> None:
+    """Have the time counted that an observer's methods take; those that figures call others for, with the figures."""
+
+    def counted(work: Callable[..., None]) -> Callable[..., None]:
+        def method(*arguments: Any) -> None:
+            begin = time.thread_time()
+            work(*arguments)
+            spent[name] = spent.get(name, 0.0) + time.thread_time() - begin
+
+        return method
+
+    for method in ("on_step", "on_evaluation_batch", "on_evaluation"):
+        setattr(observer, method, counted(getattr(observer, method)))
+
+
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=40, help="turns of each")
-    blocks = parser.parse_args().blocks
+    parser.add_argument("--epochs", type=int, default=200, help="turns of each; pictures come every hundred")
+    epochs = parser.parse_args().epochs
+    os.environ["WANDB_MODE"] = "offline"
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        loggers = {"tensorboard": {"histograms_every": None}, "image_figures": True, "plots": True}
-        watched = trainer_for(Path(folder) / "watched", loggers)
-        alone = trainer_for(Path(folder) / "alone", {})
-        alone.observers.members.clear()
-        alone.health = dict  # type: ignore[method-assign,assignment]
-        every = alone.config.trainer.log_every
-        streams = {id(trainer): batches(trainer) for trainer in (watched, alone)}
-
-        def step(trainer: Trainer) -> None:
-            trainer.count(trainer.meter, *trainer.train_step(next(streams[id(trainer)])))
-            trainer.after_step()
-
-        rows = []
-        for _ in range(blocks + 1):
-            row = [0.0, 0.0]
-            for number in range(every):
-                for which in (0, 1) if number % 2 else (1, 0):
-                    row[which] += seconds(lambda which=which: step((alone, watched)[which]))  # type: ignore[misc]
-            rows.append(row)
-        bare = statistics.median(row[0] for row in rows[1:]) / every
-        seen = bare * statistics.median(row[1] / row[0] for row in rows[1:])
-        print(f"a step, watched by nothing {1e6 * bare:16.0f} µs")
-        print(f"… by everything but what follows {1e6 * (seen - bare):+10.0f} µs {seen / bare - 1:+8.1%}")
-
-        def report(what: str, costs: list[float], steps: int) -> None:
-            cost = statistics.median(costs)
-            spread = f"{1e6 * cost / steps:+10.0f} µs {cost / steps / bare:+8.1%}"
-            print(f"{what:<32} {spread}   ({1e3 * cost:.1f} ms every {steps} steps)")
-
-        board: Any = watched.observers.members["tensorboard"]
-        board.histograms_every = 200
-        report("… by histograms", [seconds(lambda: board.on_step(200, {})) for _ in range(9)][2:], 200)
-        watched.progress.epoch = 49
-        costs = [seconds(lambda: evaluate(watched)) - seconds(lambda: evaluate(alone)) for _ in range(7)]
-        report("… by pictures", costs[2:], 50 * len(watched.loaders.train))
-
-
-def evaluate(trainer: Trainer) -> None:
-    """Evaluate, and let the observers know."""
-    metrics = trainer.evaluate(trainer.loaders.valid, "val") | {"lr": 0.0, "seconds": 0.0}
-    trainer.observers.on_evaluation(trainer.progress.step, trainer.progress.epoch + 1, metrics, False)
+        asked = (("nothing", None), ("the default loggers", {}), ("every logger", EVERYTHING))
+        trainers = {name: trainer_for(Path(folder) / name, more) for name, more in asked}
+        spent: dict[str, float] = {}
+        for name, observer in trainers["every logger"].observers.members.items():
+            count_time(name, observer, spent)
+        rows: list[dict[str, float]] = []
+        for turn in range(epochs + 2):
+            order = list(trainers)[:: 1 if turn % 2 else -1]
+            rows.append({name: seconds(lambda name=name: epoch(trainers[name])) for name in order})  # type: ignore[misc]
+            if turn == 1:  # the first two are to warm up
+                rows.clear()
+                spent.clear()
+        steps = epochs * len(trainers["nothing"].loaders.train)
+        bare = sum(row["nothing"] for row in rows)
+        for name in trainers:
+            total = sum(row[name] for row in rows)
+            middle = statistics.median(row[name] / row["nothing"] for row in rows) - 1
+            print(f"{name:<20} {1e6 * total / steps:6.0f} µs a step {total / bare - 1:+6.1%}   median {middle:+.1%}")
+        for name, value in spent.items():
+            print(f"    {name:<16} {1e6 * value / steps:6.0f} µs a step {value / bare:+6.1%}")
+        for trainer in trainers.values():
+            trainer.observers.close()
 
 
 if __name__ == "__main__":

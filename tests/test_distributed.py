@@ -206,7 +206,7 @@ def test_a_failure_in_one_process_ends_all_with_its_message(lab: Lab, tmp_path: 
 
 
 def test_a_lost_process_ends_all_and_they_go_on_to_the_same_bits(lab: Lab, tmp_path: Path) -> None:
-    words = [word for word in DIGITS if not word.startswith("loggers")] + ["loggers={chaos: true}"]
+    words = DIGITS
     reference = Experiment(lab, tmp_path / "reference", words)
     succeed(lab, reference.arguments(), 2)
 

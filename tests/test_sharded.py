@@ -18,8 +18,7 @@ pytestmark = needs_posix
 
 # With everything that is divided: weights, their average, and the state of the optimizer.
 WHOLE = [
-    *(word for word in DIGITS if not word.startswith(("loggers", "lr_scheduler"))),
-    "loggers={chaos: true}",
+    *(word for word in DIGITS if not word.startswith("lr_scheduler")),
     "trainer.strategy=fsdp",
     "trainer.ema=0.9",
 ]

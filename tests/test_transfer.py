@@ -19,7 +19,7 @@ from runs import KILLED, Experiment, Lab, differences, events_of, needs_posix, s
 
 pytestmark = needs_posix
 
-SHORT = ["model.args.channels=4", "trainer.device=cpu", "trainer.log_every=1"]
+SHORT = ["model.args.channels=4", "trainer.device=cpu", "trainer.log_every=1", "loggers.report=false"]
 PRETRAIN = ["-c", "config.json", "-c", "configs/pretrain.yaml", *SHORT, "trainer.epochs=3", "lr_scheduler=null"]
 # Four steps to an epoch, two epochs before the thaw and two after it.
 FINETUNE = [

@@ -37,18 +37,21 @@ class Plots(Observer):
         if not quantities:
             return
         best = next((line["epoch"] for line in reversed(lines) if line["best"]), None)
-        figure = Figure(figsize=(5 * len(quantities), 3.6), layout="constrained")
-        axes = figure.subplots(1, len(quantities), squeeze=False)[0]
-        for axis, quantity in zip(axes, quantities, strict=True):
-            for split in ("train", "val"):
+        columns = min(3, len(quantities))
+        rows = -(-len(quantities) // columns)
+        figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
+        for number, quantity in enumerate(quantities, 1):
+            axis = figure.add_subplot(rows, columns, number)
+            for split, colour in (("train", "C0"), ("val", "C1")):
                 points = [(line["epoch"], line.get(f"{split}_{quantity}")) for line in lines]
                 points = [point for point in points if point[1] is not None]
                 if points:
-                    axis.plot(*zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None)
+                    marker = "." if len(points) < 30 else None
+                    axis.plot(*zip(*points, strict=True), color=colour, label=split, marker=marker)
             if best is not None:
                 axis.axvline(best, color="grey", linestyle=":", linewidth=1, label="best")
             axis.set(title=quantity, xlabel="epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.locator_params("x", integer=True)
             axis.grid(alpha=0.3)
             axis.legend()
         self._save("curves", ".png", picture(figure))

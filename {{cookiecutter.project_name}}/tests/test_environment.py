@@ -43,9 +43,11 @@ def test_the_code_of_a_run_can_be_had_back(tmp_path: Path, monkeypatch: pytest.M
 
 def test_machine_software_and_command_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", "config.json", "seed=7"])
+    monkeypatch.setenv("WANDB_API_KEY", "not for any file")
     start = environment.describe_environment(torch.device("cpu"), 7)
     assert start["command"][1:] == ["train.py", "-c", "config.json", "seed=7"]
     assert start["seed"] == 7
+    assert "not for any file" not in str(start)
     assert start["host"] == platform.node()
     assert start["device"] == "cpu"
     assert start["python"] == platform.python_version()

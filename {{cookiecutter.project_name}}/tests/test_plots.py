@@ -49,8 +49,8 @@ def test_a_quantity_without_a_training_curve_is_drawn_alone(tmp_path: Path, tiny
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     Plots(tmp_path).on_end(tiny())
     found = colours(tmp_path / "plots" / "curves.png")
-    assert BLUE in found
-    assert ORANGE not in found
+    assert ORANGE in found, "validation has its colour everywhere"
+    assert BLUE not in found
 
 
 @pytest.mark.parametrize("text", ["", '{"epoch": 1, "best": false, "train_loss": 1.0, "lr": 0.1}\n'])

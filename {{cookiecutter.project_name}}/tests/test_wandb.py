@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from logger.wandb import WandB
 from trainer.trainer import Trainer
@@ -48,6 +50,8 @@ def test_a_run_is_recorded_offline_and_goes_on_under_its_id(
     longer.observers.members["wandb"].load_state_dict(state["wandb"])
     longer.observers.members["wandb"].on_start(longer)
     longer.observers.on_step(12, {"train_loss": 0.5, "samples_per_second": 1.0, "grad_norm": 1.0})
+    longer.observers.on_figure("validation/picture", Figure(figsize=(1, 1)), 15)
+    longer.observers.on_text("validation/written", "<b> & 한", 15)
     longer.observers.close()
 
     (first,) = trainer.saver.run_dir.glob("wandb/offline-run-*/*.wandb")
@@ -66,6 +70,11 @@ def test_a_run_is_recorded_offline_and_goes_on_under_its_id(
     assert {"steps/train_loss", "steps/grad_norm", "steps/data_wait"} <= history[8]
     assert any(name.startswith("weights/linear.weight") for name in history[8])
     assert {"loss/train", "loss/val", "run/best_val_loss", "epoch"} <= history[10]
+
+    (picture,) = longer.saver.run_dir.glob("wandb/offline-run-*/files/media/images/validation/picture_*.png")
+    assert imread(picture).shape == (120, 120, 4)
+    (text,) = longer.saver.run_dir.glob("wandb/offline-run-*/files/media/html/validation/written_*.html")
+    assert "<pre>&lt;b&gt; &amp; 한</pre>" in text.read_text(encoding="utf-8")
 
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 5
