@@ -174,7 +174,7 @@ def rooms_of_tasks() -> Iterator[tuple[str, str]]:
         yield from ((room, task) for task in tasks or list(hook.TASKS)[:1])
 
 
-@pytest.mark.parametrize(("room", "task"), rooms_of_tasks())
+@pytest.mark.parametrize(("room", "task"), list(rooms_of_tasks()))
 def test_a_rooms_tests_pass_with_the_core_alone(bakery: Bakery, room: str, task: str, tmp_path: Path) -> None:
     """With those of the core without any room, above, this is every project that rooms were taken from."""
     project = bakery.bake(tmp_path, extras="minimal", task=task)
