@@ -1,7 +1,8 @@
 """Start many runs for the price of one: imports everything that a run needs, then forks a process for each.
 
 Run in a project's folder. Orders come as lines of JSON on standard input, an answer to each goes to standard
-output. Each run is a process, and a process group, of its own; all that it shares with the others is the import.
+output. Each run is a process, and a process group, of its own; all that it shares with the others is the import, also
+of what the command line names.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def leave(code: int) -> NoReturn:
 def main() -> None:
     """Import, then take orders until standard input ends."""
     sys.path[0] = str(Path.cwd())
-    for name in IMPORTS:
+    for name in (*IMPORTS, *sys.argv[1:]):
         importlib.import_module(name)
     if sys.platform == "linux":
         multiprocessing.set_start_method("fork")  # of workers, and not the imports all over again

@@ -107,9 +107,9 @@ class Reference:
 class Lab:
     """A baked project with the test files dropped in, where runs are started, and stopped in unkind ways."""
 
-    def __init__(self, project: Path, folder: Path) -> None:
-        """Copy a project into `folder`, which also receives the runs."""
-        self.project = folder / "project"
+    def __init__(self, project: Path, folder: Path, imports: tuple[str, ...] = ()) -> None:
+        """Copy a project into `folder`, which also receives the runs; `imports` are done once for all of them."""
+        self.project, self.imports = folder / "project", imports
         shutil.copytree(project, self.project)
         for name, package in DROPPED.items():
             shutil.copy(HERE / "dropped" / name, self.project / package / name)
@@ -174,7 +174,7 @@ class Lab:
     def _ask(self, order: dict[str, Any]) -> int:
         if self._nursery is None:
             self._nursery = subprocess.Popen(
-                [sys.executable, str(HERE / "nursery.py")],
+                [sys.executable, str(HERE / "nursery.py"), *self.imports],
                 cwd=self.project,
                 env=ENVIRONMENT,
                 stdin=subprocess.PIPE,
@@ -233,11 +233,11 @@ class Experiment:
 _labs: dict[Path, Lab] = {}
 
 
-def shared_lab(project: Path, folder: Path) -> Lab:
+def shared_lab(project: Path, folder: Path, imports: tuple[str, ...] = ()) -> Lab:
     """Return the one lab of this test process, which ends with it."""
     if project not in _labs:
         folder.mkdir()
-        _labs[project] = Lab(project, folder)
+        _labs[project] = Lab(project, folder, imports)
         atexit.register(_labs[project].close)
     return _labs[project]
 

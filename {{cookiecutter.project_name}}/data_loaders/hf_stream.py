@@ -87,7 +87,7 @@ class RowStream:
             while (table := self._next(tables)) is not None:
                 chunk = self._chunk(row, source, table)
                 yield chunk
-                row, source, found = row + len(table), self.data.state_dict(), found + len(chunk.rows)
+                row, source, found = row + len(table), self.data.state_dict(), found + chunk.samples
             if once:
                 return
             if begun == 0 and not found:
