@@ -52,7 +52,6 @@ def follow(training: Training, folder: Path) -> int:
     Raises:
         RunFailed: Ray has failed, not `train.py`.
     """
-
     stopped_by = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
