@@ -17,7 +17,7 @@ from baking import ENVIRONMENT, python, succeed
 SEARCH = """
 name: digits
 model: {args: {channels: 2}}
-loggers: {tensorboard: false, image_figures: false, plots: false}
+loggers: {tensorboard: false, image_figures: false, plots: false, report: false}
 search:
   algorithm: grid
   early_stopping: null

@@ -69,6 +69,4 @@ def check_room(what: str, cpus: int, gpus: float, count: int = 1) -> None:
         places += int(min(machine.get("CPU", 0) // cpus, by_gpus))
     if places < count:
         there = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in machines)
-        raise UserError(
-            f"no room for {what}: each takes {cpus} CPU and {gpus:g} GPU, and the machines have {there}"
-        )
+        raise UserError(f"no room for {what}: each takes {cpus} CPU and {gpus:g} GPU, and the machines have {there}")
