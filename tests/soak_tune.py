@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pr
 # The second rate makes the weights infinite. Dropout, a schedule and an optimizer with state are part of what resumes.
 SEARCH = """
 model: {args: {channels: 4}}
-loggers: {image_figures: false, plots: false}
+loggers: {image_figures: false, plots: false, report: false}
 trainer: {epochs: 40, save_every_steps: 5}
 search:
   algorithm: grid
@@ -38,7 +38,7 @@ search:
 """
 OPTUNA = """
 model: {args: {channels: 4}}
-loggers: {image_figures: false, plots: false}
+loggers: {image_figures: false, plots: false, report: false}
 trainer: {epochs: 10}
 search:
   trials: 6
@@ -48,7 +48,7 @@ search:
 """
 # With a token of their own, the processes do not write one into the home folder.
 ENVIRONMENT = baking.ENVIRONMENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-QUIET = ("loggers={image_figures: false, plots: false}",)
+QUIET = ("loggers={image_figures: false, plots: false, report: false}",)
 
 
 def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from baking import ENVIRONMENT, python, succeed
 SEARCH = """
 name: digits
 model: {args: {channels: 2}}
-loggers: {image_figures: false, plots: false}
+loggers: {tensorboard: false, image_figures: false, plots: false, report: false}
 search:
   algorithm: grid
   early_stopping: null
@@ -72,5 +72,3 @@ def test_a_search_survives_what_happens_to_its_trials(
     assert "failed: weights have become NaN" in table[2]
     best = json.loads((folder / "best.json").read_text())
     assert (best["name"], best["trainer"]["save_dir"], best["optimizer"]["args"]["lr"]) == ("digits", "saved", 0.003)
-    # The row of a run on TensorBoard's page of hyperparameters is what test_tensorboard.py of the project sees to.
-    assert {file.parents[2].name for file in folder.glob("*/*/*/events.out.tfevents.*")} == {"trial_001", "trial_002"}

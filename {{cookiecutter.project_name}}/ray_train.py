@@ -46,10 +46,11 @@ def main() -> int:
     start_ray(arguments.address)
     gpus = int(has_gpus())
     check_room(f"{arguments.workers} workers (--workers, --cpus)", arguments.cpus, gpus, arguments.workers)
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(arguments.restarts + 1):
-        folder = Path("saved", "ray", datetime.now().strftime("%Y%m%d-%H%M%S")).absolute()
+        folder = Path("saved", "ray", time, f"attempt_{attempt}").absolute()
         folder.mkdir(parents=True)
-        job = {"words": words, "cwd": str(Path.cwd()), "folder": str(folder), "attempt": attempt}
+        job = {"words": words, "cwd": str(Path.cwd()), "folder": str(folder)}
         code = follow(Training(job, arguments.workers, {"CPU": arguments.cpus, "GPU": gpus}), folder)
         if code in FINAL:
             break

@@ -77,7 +77,8 @@ def follow(training: Training, folder: Path) -> int:
     found = re.search(r"train\.py ended with exit code (-?\d+)", str(training.error))
     if not found:
         raise RunFailed(str(training.error).strip().splitlines()[-1]) from training.error
-    print(f"{found[0]}; what each process printed: {folder}", file=sys.stderr)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    print(f"{found[0]}; what each process printed is in {shown}", file=sys.stderr)
     return int(found[1]) if int(found[1]) > 0 else 128 - int(found[1])
 
 
@@ -96,7 +97,11 @@ def work(job: dict[str, Any]) -> None:
     distributed.broadcast_object_list(port)
     distributed.destroy_process_group()
     folder = Path(job["folder"])
-    environment = {"MASTER_PORT": str(port[0]), "TORCHELASTIC_RESTART_COUNT": str(job["attempt"])}
+    # Beside the folder of this attempt, each machine keeps a note of what is trained, for the next one.
+    note = folder.parent / f"machine_{os.environ['NODE_RANK']}"
+    note.mkdir(exist_ok=True)
+    error_file = note / folder.name / os.environ["LOCAL_RANK"] / "error.json"
+    environment = {"MASTER_PORT": str(port[0]), "TORCHELASTIC_ERROR_FILE": str(error_file)}
     with open(folder / f"rank_{os.environ['RANK']}.txt", "w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, str(PROJECT / "train.py"), *job["words"]],
