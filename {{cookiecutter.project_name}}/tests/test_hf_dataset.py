@@ -143,6 +143,15 @@ def test_the_order_is_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
         assert len({str(order) for order in one}) == 4
 
 
+def test_a_stream_that_is_seen_once_in_every_epoch_has_another_order_each_time(tmp_path: Path) -> None:
+    files = write(tmp_path, "parquet")
+    expected = sorted(samples(loaders(files).train))
+    train = loaders(files, stream={"samples_per_epoch": len(expected), "buffer": 1000}).train
+    one, other = (samples(train, epoch) for epoch in range(2))
+    assert sorted(one) == sorted(other) == expected
+    assert one != other
+
+
 def test_epochs_of_a_stream_follow_one_another_and_it_begins_again_at_its_end(files: str) -> None:
     expected = sorted(samples(loaders(files).train))
     train, read = streamed(files).train, []
@@ -186,6 +195,7 @@ def test_any_place_is_found_again_in_a_new_process(tmp_path: Path, workers: int)
 def test_with_workers_the_place_is_that_of_the_batch_which_has_arrived(tmp_path: Path) -> None:
     files = write(tmp_path, "parquet")
     plain, workers = streamed(files).train, streamed(files, 2).train
+    workers.load_batch(0)  # as at the start of a run
     for epoch in range(2):
         plain.set_position(epoch)
         workers.set_position(epoch)
