@@ -12,7 +12,6 @@ from matplotlib.image import imread
 
 from logger.figures import Figures
 from logger.observer import Observer, Observers
-from logger.plots import Plots
 from trainer.trainer import StepResult, Trainer
 
 
@@ -87,15 +86,6 @@ def test_data_of_another_kind_is_left_alone(tiny: Callable[..., Trainer]) -> Non
     trainer.observers = Observers({"figures": figures, "gallery": gallery})
     trainer.train()
     assert gallery.shown == gallery.told == []
-
-
-def test_pictures_and_texts_are_kept_as_files_of_which_the_newest_counts(tmp_path: Path) -> None:
-    plots = Plots(tmp_path)
-    for text in ("old", "new 한"):
-        plots.on_text("validation/text", text, 1)
-        plots.on_figure("validation/picture", Figure(figsize=(1, 1)), 1)
-    assert (tmp_path / "plots" / "text.txt").read_text(encoding="utf-8") == "new 한"
-    assert imread(tmp_path / "plots" / "picture.png").shape == (120, 120, 4)
 
 
 def test_what_a_run_draws_and_writes_reaches_tensorboard(finished_run: Path) -> None:

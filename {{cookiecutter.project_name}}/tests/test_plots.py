@@ -26,12 +26,14 @@ def test_a_run_that_asks_for_plots_ends_with_a_picture(tiny: Callable[..., Train
     assert {BLUE, ORANGE} <= colours(trainer.saver.run_dir / "plots" / "curves.png")
 
 
-def test_the_pictures_of_others_are_kept_and_the_newest_wins(tmp_path: Path) -> None:
+def test_the_pictures_and_texts_of_others_are_kept_and_the_newest_wins(tmp_path: Path) -> None:
     plots = Plots(tmp_path)
     for size in (2, 3):
         plots.on_figure("validation/mistakes", Figure(figsize=(size, 1)), step=size)
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["mistakes.png"]
+        plots.on_text("validation/written", f"한 {size}", step=size)
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["mistakes.png", "written.txt"]
     assert imread(tmp_path / "plots" / "mistakes.png").shape[1] == 360
+    assert (tmp_path / "plots" / "written.txt").read_text(encoding="utf-8") == "한 3"
 
 
 def test_there_is_a_chart_for_each_quantity_that_is_validated(tmp_path: Path, tiny: Callable[..., Trainer]) -> None:
