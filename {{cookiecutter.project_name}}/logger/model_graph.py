@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from utils.compiling import uncompiled
 from utils.device import move
 from utils.distributed import share
 
@@ -32,7 +33,7 @@ def model_graph(trainer: "Trainer") -> Any:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with torch.no_grad(), uncompiled(model), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             batch = move(loader.load(list(range(min(2, len(loader.dataset))))), trainer.device)
             return graph(model, _inputs(trainer, model, batch))

@@ -19,6 +19,7 @@ from trainer.run_folder import CHECKPOINTS, LAST
 from trainer.saving import Saver
 from trainer.summary import describe, layer_table, output_shapes
 from trainer.trainer import Trainer
+from utils.compiling import uncompiled
 from utils.device import all_finite
 from utils.distributed import from_main, gathered, is_main
 from utils.errors import UserError
@@ -35,7 +36,8 @@ def check_first_batch(trainer: Trainer) -> str:
         UserError: the batch holds values that are not finite, or its parts do not fit each other.
     """
     batch = load_first_batch(trainer.loaders.train)
-    with random_state_kept(), torch.no_grad(), output_shapes(trainer.model) as shapes:
+    model = trainer.model
+    with random_state_kept(), torch.no_grad(), uncompiled(model), output_shapes(model) as shapes:
         trainer.model.eval()
         try:
             result = trainer.evaluation_step(trainer.move(batch))

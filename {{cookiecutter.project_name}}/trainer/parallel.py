@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from trainer.batch_norm import synchronise_batch_norm
 from trainer.checkpoint import save_checkpoint
 from trainer.snapshot import snapshot
+from utils.compiling import compile_model
 from utils.config import TrainerSection
 from utils.distributed import is_main, world_size
 from utils.errors import UserError
@@ -38,7 +39,7 @@ class Parallel:
             model = synchronise_batch_norm(model, self.device)
         model = self.place(model)
         if self.settings.compile:
-            model.compile()  # in place: wrapped by torch.compile, every name would get another beginning
+            compile_model(model, self.settings.compile)
         return model
 
     def place(self, model: nn.Module) -> nn.Module:

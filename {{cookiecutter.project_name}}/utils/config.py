@@ -150,8 +150,10 @@ class TrainerSection(Section):
         description="Decay, as in 0.999, of a moving average of the weights that is evaluated and saved in their "
         "place; null keeps none.",
     )
-    compile: bool = Field(
-        default=False, description="Whether torch.compile makes the model faster, after a first step that takes long."
+    compile: bool | Literal["dynamic"] = Field(
+        default=False,
+        description="Whether torch.compile makes the model faster, after a first step that takes long: true for each "
+        "shape of a batch, dynamic for all shapes at once, where lengths vary.",
     )
     channels_last: bool = Field(
         default=False, description="Whether images lie in memory channel by channel for each pixel, as GPUs like it."
