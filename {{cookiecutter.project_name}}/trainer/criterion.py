@@ -68,7 +68,7 @@ def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str |
 
 
 def are_broadcast(output: Any, targets: Any, losses: torch.Tensor) -> bool:
-    """Say whether a loss of torch has made more pairs than there are: of `(n, 1)` and `(n,)`, by broadcasting, `n * n`."""
+    """Say whether a loss of torch has paired what does not belong together: `(n, 1)` with `(n,)`, say."""
     if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)) or output.shape == targets.shape:
         return False
     classes = output.ndim == targets.ndim + 1 and losses.shape == targets.shape  # scores, and numbers of classes
