@@ -35,11 +35,9 @@ class Images:
         image, label = (schema.field(name).type for name in self.columns)
         encoded = types.is_struct(image) and {"bytes", "path"} <= {field.name for field in image}
         problems = [] if encoded else [f"column {self.columns[0]} holds {image}, and no images"]
-        return (
-            problems
-            if types.is_integer(label)
-            else [*problems, f"column {self.columns[1]} holds {label}, and no classes"]
-        )
+        if not types.is_integer(label):
+            problems.append(f"column {self.columns[1]} holds {label}, and no classes")
+        return problems
 
     def batch(self, rows: Any, parts: Numbers) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images `(n, channels, size, size)` and labels `(n,)`.
@@ -98,8 +96,7 @@ class HFImageLoaders(HFLoaders):
         super().__init__(source, converter, batch_size, num_workers, seed)
         if mean is None or std is None:
             pixels = self.train.load(list(range(min(MEASURED, self.seen_first()))))[0].double()
-            mean, std = (
-                [round(x, 6) for x in values.tolist()] for values in (pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)))
-            )
+            measured = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
+            mean, std = ([round(number, 6) for number in numbers.tolist()] for numbers in measured)
             log.info("measured, and to be spared in the next run: data_loader.args.mean=%s .std=%s", mean, std)
         converter.mean[:, 0, 0], converter.std[:, 0, 0] = mean, np.maximum(std, 1e-6)

@@ -148,6 +148,31 @@ def test_a_loss_of_torch_that_wants_other_targets_is_explained(
         Criterion(config, torch.device("cpu"))(scores, targets)
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("loss", ["MSELoss", "KLDivLoss", "HingeEmbeddingLoss"])
+@pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (4, 1)), ((1, 1), (1,)), ((4, 3), (3,)), ((1, 3), (4, 3))])
+def test_outputs_and_targets_are_not_broadcast(config: Config, loss: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    config.loss = Component(type=loss)
+    criterion = Criterion(config, torch.device("cpu"))
+    with pytest.raises(UserError, match=rf"loss {loss}: .* output has shape \({shapes[0][0]}.*make them alike"):
+        criterion(torch.ones(shapes[0]), torch.ones(shapes[1]))
+    losses = criterion(torch.ones(shapes[0]), torch.ones(shapes[0]))
+    assert isinstance(losses, torch.Tensor)
+    assert losses.shape == shapes[0]
+
+
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "NLLLoss", "MultiMarginLoss"])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 4), (4, 1), (1, 1), (1, 4), (3, 3, 3), (1, 1, 1), (1, 1, 4)])
+def test_classes_and_their_numbers_differ_in_shape(config: Config, loss: str, shape: tuple[int, ...]) -> None:
+    if loss == "MultiMarginLoss" and len(shape) > 2:
+        return  # it takes no more than one number for each sample
+    config.loss = Component(type=loss)
+    targets = torch.zeros(shape[0], *shape[2:], dtype=torch.int64)
+    losses = Criterion(config, torch.device("cpu"))(torch.zeros(shape), targets)
+    assert isinstance(losses, torch.Tensor)
+    assert losses.shape == targets.shape
+
+
 def test_what_fits_needs_no_explanation(scores: torch.Tensor, targets: torch.Tensor) -> None:
     assert explain_misfit(scores, targets) is None
     assert explain_misfit(scores, scores) is None

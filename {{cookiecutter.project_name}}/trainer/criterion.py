@@ -25,6 +25,7 @@ class Criterion:
         self.name = config.loss.type
         built = build("loss", config.loss)
         self.function: Measure = built.to(device) if isinstance(built, torch.nn.Module) else built
+        self.of_library = from_library(type(built))
 
     def __call__(self, output: Any, targets: Any) -> torch.Tensor | Weighted:
         """Compute the loss.
@@ -34,12 +35,17 @@ class Criterion:
                 in the loss keeps its own exception.
         """
         try:
-            return _weighted(self.function(output, targets))
+            values = self.function(output, targets)
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
-            found = explain_misfit(output, targets, certain=from_library(type(self.function)))
+            found = explain_misfit(output, targets, certain=self.of_library)
             if found is None:
                 raise
             raise UserError(f"loss {self.name}: {found} ({error})") from error
+        if self.of_library and are_broadcast(output, targets, values):
+            raise UserError(
+                f"loss {self.name}: {_shapes(output, targets)}; it compares them one by one: make them alike"
+            )
+        return _weighted(values)
 
 
 def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str | None:
@@ -49,7 +55,6 @@ def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str |
     """
     if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)):
         return f"the model returns {_describe(output)} and the targets are {_describe(targets)}"
-    shapes = f"the model's output has shape {tuple(output.shape)}, the targets {tuple(targets.shape)}"
     whole_numbers = not targets.is_floating_point() and targets.dtype != torch.bool
     if whole_numbers and output.ndim == targets.ndim + 1 and len(output) == len(targets):
         labels = targets[targets != PADDING]
@@ -60,8 +65,20 @@ def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str |
         if not certain:
             return None
     if certain or output.shape != targets.shape or targets.dtype != output.dtype:
-        return f"{shapes}; their types are {output.dtype} and {targets.dtype}"
+        return f"{_shapes(output, targets)}; their types are {output.dtype} and {targets.dtype}"
     return None
+
+
+def are_broadcast(output: Any, targets: Any, losses: torch.Tensor) -> bool:
+    """Say whether a loss of torch has paired what does not belong together: `(n, 1)` with `(n,)`, say."""
+    if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)) or output.shape == targets.shape:
+        return False
+    classes = output.ndim == targets.ndim + 1 and losses.shape == targets.shape  # scores, and numbers of classes
+    return not classes
+
+
+def _shapes(output: torch.Tensor, targets: torch.Tensor) -> str:
+    return f"the model's output has shape {tuple(output.shape)}, the targets {tuple(targets.shape)}"
 
 
 def _weighted(values: Any) -> torch.Tensor | Weighted:
