@@ -21,7 +21,7 @@ class Figures(Observer):
     """Collects from the batches of an evaluation, and draws every so many steps and at the end of the run.
 
     A subclass says what: `fits`, `reset`, `collect`, `figures` and, if it has any, `texts`. The pictures go to all
-    observers of the run.
+    observers of the run. Of several processes the main one draws what it has evaluated, its share of each batch.
     """
 
     def __init__(self, run_dir: Path, every: PositiveInt = 2000) -> None:
