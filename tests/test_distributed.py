@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from baking import ENVIRONMENT
+from processes import Launch, start, succeed, train
 from runs import (
     DIGITS,
     KILLED,
     STOPPED,
     Experiment,
     Lab,
-    Process,
-    Result,
     differences,
     needs_posix,
     shared_lab,
@@ -46,33 +41,6 @@ PIECES = [*EVEN, "trainer.clip_grad_norm=1.0", "trainer.ema=0.9", "loss.args.lab
 @pytest.fixture(scope="session")
 def lab(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return shared_lab(full, tmp_path_factory.getbasetemp() / "lab")
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
-def start(
-    lab: Lab, words: list[str], processes: int, chaos: str = "", script: str = "train.py", **env: str
-) -> list[Process]:
-    """Start the processes of one training as torchrun does, which says in the environment who is who."""
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    return [
-        lab.start(*words, chaos=chaos, script=script, **shared, **env, RANK=str(n), LOCAL_RANK=str(n))
-        for n in range(processes)
-    ]
-
-
-def train(lab: Lab, words: list[str], processes: int, chaos: str = "") -> list[Result]:
-    return [lab.wait(process) for process in start(lab, words, processes, chaos)]
-
-
-def succeed(lab: Lab, words: list[str], processes: int) -> list[Result]:
-    results = train(lab, words, processes)
-    assert [result.code for result in results] == [0] * processes, "\n".join(result.err for result in results)
-    return results
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
@@ -198,9 +166,10 @@ class FailingTrainer(Trainer):
 def test_a_failure_in_one_process_ends_all_with_its_message(lab: Lab, tmp_path: Path) -> None:
     (lab.project / "trainer" / "failing.py").write_text(FAILING, encoding="utf-8")
     run = Experiment(lab, tmp_path, [*EVEN, "trainer.type=failing.FailingTrainer"])
-    agent = torchrun(lab, "--standalone", "--nproc-per-node=2", "train.py", *run.arguments())
-    said, _ = agent.communicate(timeout=100)
-    assert agent.returncode != 0
+    launch = Launch(lab.project)
+    launch.start("--nproc-per-node=2", "train.py", *run.arguments())
+    assert 0 not in launch.end()
+    said = launch.said
     assert "ValueError: the reactor is on fire" in said
     assert "another process of this training has ended, and this one with it" in said
 
@@ -227,31 +196,3 @@ def test_a_lost_process_ends_all_and_they_go_on_to_the_same_bits(lab: Lab, tmp_p
     assert stopped[1].err == ""
     succeed(lab, ["-r", str(run.run)], 2)
     assert differences(traces_of(run.run), traces_of(reference.run)) == []
-
-
-def torchrun(lab: Lab, *words: str, **env: str) -> subprocess.Popen[str]:
-    """Start torchrun itself."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *words],
-        cwd=lab.project,
-        env={**ENVIRONMENT, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    )
-
-
-def test_sigterm_to_the_agent_ends_in_a_checkpoint(lab: Lab, tmp_path: Path) -> None:
-    run = Experiment(lab, tmp_path, [*DIGITS, "trainer.epochs=1000", "lr_scheduler=null", "trainer.monitor=null"])
-    agent = torchrun(lab, "--standalone", "--nproc-per-node=2", "train.py", *run.arguments())
-    assert agent.stdout
-    for line in agent.stdout:
-        if line.startswith("epoch    2/"):
-            agent.send_signal(signal.SIGTERM)
-            break
-    rest = agent.stdout.read()
-    assert agent.wait(timeout=60) != 0
-    assert "stopped by SIGTERM after step" in rest
-    assert rest.count("to go on: python train.py -r") == 1
-    state = torch.load(run.run / "checkpoints" / "last.pth", weights_only=True)
-    assert state["progress"]["step"] > 14

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import start, succeed, train
 from runs import DIGITS, KILLED, STOPPED, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
-from test_distributed import PIECES, close, start, succeed, train
+from test_distributed import PIECES, close
 from trainer.checkpoint import read_header
 
 pytestmark = needs_posix
