@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from baking import ENVIRONMENT, Bakery
+from processes import succeed, train
 from runs import KILLED, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
-from test_distributed import close, succeed, train
+from test_distributed import close
 
 pytestmark = needs_posix
 

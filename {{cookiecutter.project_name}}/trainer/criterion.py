@@ -69,7 +69,7 @@ def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str |
     return None
 
 
-def are_broadcast(output: Any, targets: Any, losses: torch.Tensor) -> bool:
+def are_broadcast(output: Any, targets: Any, losses: Any) -> bool:
     """Say whether a loss of torch has paired what does not belong together: `(n, 1)` with `(n,)`, say."""
     if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)) or output.shape == targets.shape:
         return False
