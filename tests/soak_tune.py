@@ -230,6 +230,20 @@ def test_on_a_cluster_search_and_training_run_and_leave_it_as_it_was(
         assert not trainings(project)
 
 
+def test_nothing_starts_where_there_is_no_room_or_no_cluster(project: Path) -> None:
+    """Each is told in a line, and leaves no folder behind."""
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    words = ("-c", "config.json", "-c", "search.yaml")
+    said = end(start(project, "tune.py", *words, "search.cpus_per_trial=1000"), 2)
+    assert said.startswith("no room for trials (search.cpus_per_trial, search.gpus_per_trial): each takes 1000 CPU")
+    said = end(start(project, "ray_train.py", "--workers", "1000", "-c", "config.json"), 2)
+    assert said.startswith("no room for 1000 workers (--workers, --cpus)")
+    said = end(start(project, "tune.py", *words, "--address", f"127.0.0.1:{port}"), 2)
+    assert "there is no Ray cluster" in said
+    assert not (project / "saved").exists()
+
+
 def test_ray_train_runs_train_as_torchrun_would_and_goes_on_after_a_crash_and_ctrl_c(project: Path) -> None:
     """A run by Ray Train, killed and interrupted, has the bits of one by `torchrun`."""
     words = (

@@ -42,6 +42,11 @@ def test_every_mistake_in_a_search_is_told_with_its_line(config_file: Path, tmp_
     seed: {int: [1, 2.5]}
     trainer.clip_grad_norm: {choice: []}
     trainer.epochs: {choice: [5], int: [1, 2]}
+    trainer.monitor: {choice: [min val_loss]}
+    trainer..epochs: {choice: [5]}
+    optimizer.args.fused: 5
+    model.argz: {choice: [{}]}
+optimizer: {args: {lrr: 1}}
 """
     found = problems_of(config_file, tmp_path, text)
     for line in (
@@ -53,9 +58,14 @@ def test_every_mistake_in_a_search_is_told_with_its_line(config_file: Path, tmp_
         "/search.yaml:7: search.space.seed.int: found [1, 2.5], should be two whole numbers",
         "/search.yaml:8: search.space.trainer.clip_grad_norm.choice: found [], should be a list",
         "/search.yaml:9: search.space.trainer.epochs: found",
+        "/search.yaml:10: search.space.trainer.monitor: cannot be varied",
+        "/search.yaml:11: search.space.trainer..epochs: should be a key path",
+        "/search.yaml:12: search.space.optimizer.args.fused: found 5, should be a mapping",
+        "/search.yaml:13: search.space.model.argz: ",
+        "/search.yaml:14: optimizer.args.lrr: found",
     ):
         assert line in found
-    assert len(found.splitlines()) == 7
+    assert len(found.splitlines()) == 12
 
 
 def test_what_could_be_drawn_is_checked_like_a_config(config_file: Path, tmp_path: Path) -> None:

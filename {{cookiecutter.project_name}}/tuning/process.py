@@ -36,6 +36,7 @@ class TrainingProcess:
             cwd: the working folder, to which relative paths in the config refer.
         """
         self.folder = folder
+        self.errors = folder / "stderr.txt"
         self.arguments = arguments
         self.cwd = cwd
         self.epoch = 0  # the last one that was handed out
@@ -73,29 +74,24 @@ class TrainingProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._errors.close()
-
-    def run(self) -> Path | None:
-        """Return the run's folder, once there is a checkpoint in it."""
-        checkpoints = run_files(self.folder, "checkpoints/*.pth")
-        return checkpoints[-1].parents[1] if checkpoints else None
 
     def _start(self) -> None:
-        run = self.run()
-        if run:
+        words = self.arguments
+        if checkpoints := run_files(self.folder, "checkpoints/*.pth"):
+            run = checkpoints[-1].parents[1]
             _wait_for_lock(run)
-        words = ["-r", str(run)] if run else self.arguments
-        self._errors = open(self.folder / "stderr.txt", "w+", encoding="utf-8")  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "train.py"), *words],
-            cwd=self.cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for tune.py, which ends its trials itself
-            preexec_fn=die_with_parent(),
-        )
+            words = ["-r", str(run)]
+        with open(self.errors, "w", encoding="utf-8") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(PROJECT / "train.py"), *words],
+                cwd=self.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                encoding="utf-8",
+                start_new_session=True,  # Ctrl-C is for tune.py, which ends its trials itself
+                preexec_fn=die_with_parent(),
+            )
 
     def _restart(self, code: int) -> None:
         """Start again after a kill, by the system for want of memory, say, or by a person."""
@@ -109,9 +105,8 @@ class TrainingProcess:
         """Say in one line why the process ended: its message, without the warnings before it."""
         if code < 0:
             return f"killed by {signal.Signals(-code).name} {self.attempts} times in a row; out of memory?"
-        self._errors.seek(0)
-        lines = [line.rstrip() for line in self._errors if line.strip() and "Warning: " not in line]
-        lines = [line for line in lines if not line.startswith(" ")]
+        said = self.errors.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line for line in said if line.strip() and "Warning: " not in line and not line.startswith(" ")]
         if not lines:
             return f"exit code {code}"
         if lines[0].startswith("Traceback "):
