@@ -40,10 +40,18 @@ def quiet(tiny: Callable[..., Trainer], **trainer: Any) -> Trainer:
     return tiny(metrics=[], trainer={"epochs": 2, "log_every": 1000, "save_every_epochs": None, **trainer})
 
 
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"precision": "bf16", "accumulate": 3, "ema": 0.9, "clip_grad_norm": 1.0},
+    {"precision": "fp16", "channels_last": True},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["default", "bf16", "fp16"])
 def test_a_step_between_log_entries_reads_nothing(
-    tiny: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    trainer = quiet(tiny)
+    trainer = quiet(tiny, **settings)
     trainer.guard.by_flag = True  # as on an accelerator; on the CPU it reads the loss, for which nobody has to wait
     trainer.freezing.train_mode()
     batches = list(trainer.loaders.train)
@@ -57,8 +65,11 @@ def test_a_step_between_log_entries_reads_nothing(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_an_epoch_between_log_entries_never_waits_for_the_gpu(tiny: Callable[..., Trainer]) -> None:
-    trainer = quiet(tiny, device="cuda")
+@pytest.mark.parametrize("settings", SETTINGS, ids=["default", "bf16", "fp16"])
+def test_an_epoch_between_log_entries_never_waits_for_the_gpu(
+    tiny: Callable[..., Trainer], settings: dict[str, Any]
+) -> None:
+    trainer = quiet(tiny, device="cuda", **settings)
     trainer.train_epoch()
     trainer.progress.batch = 0
     loader = trainer.loaders.train

@@ -20,8 +20,7 @@ class Scaler:
 
     A batch may go through the model in pieces (gradient accumulation), and its samples are divided among the processes.
     Pieces do not count the same: the last one may be shorter, and in a padded batch tokens count, not sequences. So
-    every piece's mean is weighted by what counts in it, and the sum of the gradients is divided by the sum of the
-    weights in the end.
+    the sums of all pieces are added up, with their gradients, and divided by the sum of the weights in the end.
 
     With `fp16` the loss is also multiplied by a large number, lest small gradients vanish; where gradients overflow
     the step is left out and the number becomes smaller (Micikevicius et al., "Mixed Precision Training", 2018).
@@ -61,20 +60,25 @@ class Scaler:
             yield map_tensors(itemgetter(slice(begin, end)), batch)
 
     def scale(self, losses: torch.Tensor | Weighted) -> torch.Tensor:
-        """Return what to take the gradient of: the mean of a piece's losses, scaled.
+        """Return what to take the gradient of: the mean of a batch's losses, or the sum of a piece's, scaled.
 
         Args:
             losses: one value per sample, with weights or without, or the mean of the piece.
         """
-        loss = losses.mean()
-        if self.divided:
-            count = losses.numel() if isinstance(losses, torch.Tensor) and losses.ndim else self._samples
-            weight = losses.weights.sum() if isinstance(losses, Weighted) else loss.new_tensor(float(count))
-            weight = weight * (not self._idle)
-            loss = loss.float() * weight
-            self._weights.append(weight.float())
+        loss = self._sum(losses) if self.divided else losses.mean()
         self._losses.append(loss.detach())
         return loss * self.factor if self.fp16 else loss
+
+    def _sum(self, losses: torch.Tensor | Weighted) -> torch.Tensor:
+        if isinstance(losses, Weighted):
+            loss, weight = (losses.values * losses.weights).float().sum(), losses.weights.float().sum()
+        elif losses.ndim:
+            loss, weight = losses.float().sum(), losses.new_tensor(float(losses.numel()), dtype=torch.float32)
+        else:
+            weight = losses.new_tensor(float(self._samples), dtype=torch.float32)
+            loss = losses.float() * weight
+        self._weights.append(weight * (not self._idle))
+        return loss * (not self._idle)
 
     def unscale(self) -> torch.Tensor:
         """Turn the gradients into those of the mean over the whole batch, and return that mean."""
