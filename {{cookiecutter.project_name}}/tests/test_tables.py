@@ -12,7 +12,6 @@ from data_loaders.loader import Loader, Loaders
 from data_loaders.tables import CsvLoaders, DiabetesLoaders
 from model.loss import NormalizedMSELoss
 from trainer.build import build_trainer
-from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import load_config
 from utils.errors import ConfigError, UserError
@@ -177,23 +176,25 @@ def test_loss_and_metrics_are_exact_over_samples(shipped: Callable[..., Config])
     assert trainer.evaluate(trainer.loaders.test, "test") == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """A run of the shipped config, with its best epoch's weights."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "checkpoints").mkdir()
-    trainer = build_trainer(load_config([CONFIG], [f"trainer.save_dir={folder}", "trainer.device=cpu", "loggers={}"]))
-    trainer.open_run(folder)
-    trainer.train()
-    best = torch.load(folder / "checkpoints" / "best.pth", weights_only=True)
-    trainer.model.load_state_dict(best["model"])
-    return trainer
-
-
-def test_the_shipped_config_predicts_far_better_than_the_mean(trained: Trainer) -> None:
-    metrics = trained.evaluate(trained.loaders.test, "test")
-    assert metrics["test_r2"] > 0.5
-    assert metrics["test_rmse"] < 60
+def test_the_shipped_config_predicts_far_better_than_the_mean(shipped: Callable[..., Config]) -> None:
+    """On five splits, for one of so few rows can be a lucky one: the first is."""
+    found = []
+    for split in range(5):
+        trainer = build_trainer(shipped(f"data_loader.args.split_seed={split}"))
+        loaders = trainer.loaders
+        trainer.model.train()
+        for epoch in range(trainer.config.trainer.epochs):
+            loaders.train.set_position(epoch)
+            for batch in loaders.train:
+                trainer.train_step(batch)
+                trainer.schedule.after_step()
+            trainer.schedule.after_epoch({})
+        metrics = trainer.evaluate(loaders.test, "test")
+        errors = columns(loaders.test)[1] - loaders.statistics["target_mean"]
+        found.append((metrics["test_r2"], metrics["test_rmse"] / errors.square().mean().sqrt().item()))
+    print(found)
+    assert all(r2 > 0.3 and ratio < 0.85 for r2, ratio in found)
+    assert sum(r2 for r2, _ in found) / len(found) > 0.42
 
 
 def test_the_loss_and_the_gradients_do_not_depend_on_the_unit_of_the_target(shipped: Callable[..., Config]) -> None:
