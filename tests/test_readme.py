@@ -94,7 +94,7 @@ def test_the_examples_work(extended: Path, tmp_path: Path) -> None:
     shown = [file for file, _, _ in examples(readme)]
     for script in [file for file in shown if file.startswith("prepare")]:
         succeed(python(script, cwd=project))
-    short = ("trainer.epochs=1", "trainer.device=cpu")
+    short = ("trainer.epochs=1", "trainer.device=cpu", "loggers={plots: false, report: false}")
     runs = [("trainer.type=gradient_noise.GradientNoiseTrainer", "name=gradient_noise", "lr_scheduler=null")]
     for config in [file for file in shown if file.endswith(".yaml")]:
         own = config == "configs/own.yaml"  # what it is about is its schedule
