@@ -4,8 +4,8 @@
 #     sbatch cluster/slurm.sh -c config.json
 #     sbatch --nodes=4 --time=2:00:00 cluster/slurm.sh -c config.json trainer.strategy=fsdp
 #
-# The job's runs are in saved/<job>. Before its time is up it saves, goes back into the queue under the same number,
-# and goes on from there. README.md, beside this script, says more.
+# The job's run is in saved/<job>, or in $RUNS/<job>. Before its time is up it saves, goes back into the queue under the
+# same number, and goes on from there. README.md, beside this script, says more.
 
 #SBATCH --job-name=train
 #SBATCH --nodes=2
@@ -42,12 +42,19 @@ agent='exec torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="$PROCESSES" --ma
     --rdzv-backend=c10d --rdzv-endpoint="$RENDEZVOUS" --rdzv-id="$SLURM_JOB_ID" \
     --rdzv-conf="is_host=$((SLURM_NODEID == 0))" train.py "$@"'
 
+# After a requeue the job goes on with its own run; if that was just finished, nothing is left to do.
+runs=${RUNS:-saved}/$SLURM_JOB_ID
+resume=()
+for file in "$runs"/*/*/checkpoints/last.pth; do
+    if [ -e "$file" ]; then resume=(-r "${file%/checkpoints/last.pth}"); fi
+done
+
 requeue=
 trap 'requeue=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
 # A machine that has stopped does not end the others, which may still be saving.
 srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    bash -c "$agent" torchrun -r auto "trainer.save_dir=saved/$SLURM_JOB_ID" "$@" &
+    bash -c "$agent" torchrun "${resume[@]}" "$@" "trainer.save_dir=$runs" &
 step=$!
 wait "$step"
 code=$?
