@@ -77,7 +77,7 @@ def main() -> int:
         where = f" --address {arguments.address}" if arguments.address else ""
         raise Interrupted(signum, f"interrupted; to go on: python tune.py -r {shown(folder)}{where}")
     if best is None:
-        raise RunFailed("all trials have failed; their own words are in the files stderr.txt beside their runs")
+        raise RunFailed(f"no trial has reached a value; what they said is in {shown(folder)}/trial_*/stderr.txt")
     return 0
 
 

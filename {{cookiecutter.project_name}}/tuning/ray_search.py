@@ -62,6 +62,7 @@ def run_search(folder: Path, config: Config, search: Search, needs: dict[str, fl
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"  # seconds between two writes of Ray's records; 10 is much to forget
     # A trial that goes on after a kill reports its epochs anew; Optuna keeps the first, and need not say so.
     warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
+    warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)  # a metric may be NaN at first
     assert config.trainer.monitor
     metric = config.trainer.monitor.split()[1]
     with interruptible() as received, suppress(KeyboardInterrupt):
