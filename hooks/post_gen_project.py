@@ -81,6 +81,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
 ROOMS: dict[str, tuple[str, ...]] = {
+    "cluster": ("cluster/slurm.sh",),
     "figures": (
         "logger/figures.py",
         "logger/image_figures.py",
