@@ -107,7 +107,8 @@ class TextFigures(Figures):
             return {}
         tokens = encode(self.prompt.encode()).tolist()[:-1]
         averaged = trainer.average.applied() if trainer.average else nullcontext()
-        with random_state_kept(), averaged, trainer.precision.autocast():
+        eager = torch.compiler.set_stance("force_eager")  # each length that is written would be compiled by itself
+        with random_state_kept(), averaged, trainer.precision.autocast(), eager:
             written = generate(trainer.model, tokens, self.length, temperature=0.8)
         text = decode(tokens[1:] + written)
         return {"validation/written": "".join(each if each.isprintable() or each == "\n" else "·" for each in text)}

@@ -145,3 +145,22 @@ def test_the_model_writes_as_it_was_evaluated_and_training_does_not_notice(
     model.load_state_dict(watched.state["model"].state_dict())
     figures._trainer.model, figures._trainer.average = model, None
     assert figures.texts() == {"validation/written": gallery.texts[1]}
+
+
+def test_to_write_a_text_compiles_nothing(writer: Callable[..., Trainer]) -> None:
+    """A text grows by a token at a time, and each length would be compiled by itself."""
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(inputs)
+        return graph
+
+    trainer = writer()
+    trainer.model.compile(backend=backend, dynamic=False)
+    figures = TextFigures(trainer.saver.run_dir, length=5)
+    figures._trainer, figures._are_bytes = trainer, True
+    trainer.model.eval()
+    assert figures.texts()["validation/written"]
+    assert compiled == []
+    trainer.model(torch.zeros(1, 3, dtype=torch.long))
+    assert compiled
