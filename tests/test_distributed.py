@@ -13,6 +13,7 @@ import torch
 from processes import Launch, start, succeed, train
 from runs import (
     DIGITS,
+    HALF,
     KILLED,
     STOPPED,
     Experiment,
@@ -175,7 +176,7 @@ def test_a_failure_in_one_process_ends_all_with_its_message(lab: Lab, tmp_path: 
 
 
 def test_a_lost_process_ends_all_and_they_go_on_to_the_same_bits(lab: Lab, tmp_path: Path) -> None:
-    words = DIGITS
+    words = HALF
     reference = Experiment(lab, tmp_path / "reference", words)
     succeed(lab, reference.arguments(), 2)
 

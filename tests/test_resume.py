@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from itertools import pairwise
@@ -58,6 +59,17 @@ def test_kills_at_random_moments_change_no_bit(lab: Lab, words: list[str], tmp_p
     assert run.resume(f"step:{chance.randint(7, 8)}:KILL").code == KILLED
     result = run.resume()
     assert result.code == 0, result.err
+    assert differences(traces_of(run.run), reference.traces) == []
+
+
+@pytest.mark.skipif(not os.environ.get("SOAK"), reason="compiles for a minute or two: make soak")
+@pytest.mark.parametrize("moment", ["batch:7", "end_epoch:1"])  # before a batch of another shape, and an evaluation
+def test_a_compiled_run_goes_on_to_the_same_bits(lab: Lab, moment: str, tmp_path: Path) -> None:
+    words = [*DIGITS, "trainer.compile=true"]
+    reference = lab.reference(words)
+    run = Experiment(lab, tmp_path, words)
+    assert run.begin(f"{moment}:KILL").code == KILLED
+    assert run.resume().code == 0
     assert differences(traces_of(run.run), reference.traces) == []
 
 

@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from processes import start, succeed, train
-from runs import DIGITS, KILLED, STOPPED, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
+from runs import HALF, KILLED, STOPPED, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
 from test_distributed import PIECES, close
 from trainer.checkpoint import read_header
 
 pytestmark = needs_posix
 
-# With everything that is divided: weights, their average, and the state of the optimizer.
+# With all that is divided: weights, their average, the state of the optimizer; with batches in pieces, and 16 bits.
 WHOLE = [
-    *(word for word in DIGITS if not word.startswith("lr_scheduler")),
+    *(word for word in HALF if not word.startswith("lr_scheduler")),
     "trainer.strategy=fsdp",
-    "trainer.ema=0.9",
 ]
 SHARDED = [*WHOLE, "trainer.sharded_checkpoints=true"]
 

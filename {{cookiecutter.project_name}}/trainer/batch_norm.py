@@ -35,18 +35,19 @@ class _SharedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(input)
         others = [0, *range(2, input.ndim)]
-        count = input.new_full((1,), input.numel() / input.shape[1])
-        sums = torch.cat([input.sum(others), input.square().sum(others), count])
+        values = input.float()  # of 16 bits, too few would be left of the difference below
+        count = values.new_full((1,), input.numel() / input.shape[1])
+        sums = torch.cat([values.sum(others), values.square().sum(others), count])
         of_all: torch.Tensor = _Sum.apply(sums)  # type: ignore[no-untyped-call]
         total, squares, count = of_all.split([input.shape[1], input.shape[1], 1])
         mean = total / count
-        variance = squares / count - mean.square()
+        variance = (squares / count - mean.square()).clamp_min(0)
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         shape = [1, -1] + [1] * (input.ndim - 2)
-        output = (input - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        output = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)
-        normalised: torch.Tensor = output
+        normalised: torch.Tensor = output.to(input.dtype)
         return normalised
 
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
