@@ -30,7 +30,8 @@ from utils.errors import ConfigError  # noqa: E402
 
 KeyPath = tuple[str | int, ...]
 CONFIGS = sorted((PROJECT / "configs").glob("*.json"))
-OVERLAYS = sorted((PROJECT / "configs").glob("*.yaml"))
+# What is laid over a config; the file of a search is not, and has tests of its own.
+OVERLAYS = sorted(file for file in (PROJECT / "configs").glob("*.yaml") if file.stem != "search")
 
 # Values for the keys that are null or empty in a shipped config.
 EXAMPLES: dict[str, Any] = {
@@ -48,8 +49,8 @@ EXAMPLES: dict[str, Any] = {
     "loggers": {"tensorboard": True, "plots": {}},
 }
 # Arguments that may be null, and lists and mappings of text.
-NULLABLE_ARGS = {"classes", "rare", "samples_per_class", "files", "stride", "ignore_index"}
-TEXTS = {"freeze", "params", "modules", "skip", "rename"}
+NULLABLE_ARGS = {"classes", "rare", "samples_per_class", "files", "stride", "ignore_index", "stream"}
+TEXTS = {"freeze", "params", "modules", "skip", "rename", "features"}
 # What is out of range for text. A number is put out of range by -1, and a share of something by 2 as well.
 NOT_ALLOWED: dict[str, list[str]] = {
     "name": ["", "../up", "a/b", "x" * 61, "-x"],
@@ -155,8 +156,11 @@ def moved(data: dict[str, Any]) -> Iterator[Mutant]:
             there = (*target, key)
             fitting = isinstance(get(data, target), dict) and key not in get(data, target)
             if fitting and target[: len(path)] != path:
-                # A `type` is missed where it belongs, and then its `args` cannot be judged.
-                paths = (there, path) if there == (*path[:-1], "args", "type") else (there,)
+                if there == ("model", "args", "channels"):
+                    continue  # both the images and the network have such an argument
+                # A `type` is missed where it belongs, and then its `args`, and what is in them, cannot be judged.
+                inside = key == "type" and target[: len(path)] == (*path[:-1], "args")
+                paths = (there, target, path) if inside else (there,)
                 yield Mutant(f"moved to {there}", without(changed(data, there, value), path), paths)
 
 
@@ -188,6 +192,8 @@ def fits(value: Any, sample: Any, path: KeyPath) -> bool:
     if sample is None:
         field = field_of(path)
         return path[-1] in NULLABLE_ARGS or (field is not None and type(None) in get_args(field.annotation))
+    if path[-2:] == ("source", "files") and isinstance(sample, list | dict):
+        return True  # a pattern, several, or a mapping of splits to some
     if path[0] == "loggers" and len(path) == 2 and isinstance(sample, bool):
         return True
     if isinstance(value, float):

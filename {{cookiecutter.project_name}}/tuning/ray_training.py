@@ -94,8 +94,7 @@ def work(job: dict[str, Any]) -> None:
 
     with socket.create_server(("", 0)) as free:
         port = [free.getsockname()[1]]
-    distributed.broadcast_object_list(port)
-    distributed.destroy_process_group()
+    distributed.broadcast_object_list(port)  # Ray's own group keeps the port that it has
     folder = Path(job["folder"])
     # Beside the folder of this attempt, each machine keeps a note of what is trained, for the next one.
     note = folder.parent / f"machine_{os.environ['NODE_RANK']}"

@@ -6,7 +6,7 @@ import json
 import typing
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -117,6 +117,8 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _type_problems(hint: Any, name: str, value: Any) -> list[Problem]:
     section = inspect.isclass(hint) and issubclass(hint, BaseModel)  # has settings of its own
+    if isinstance(value, bool) and not any(isinstance(choice, bool) for choice in typing.get_args(hint)):
+        value = str(value) if typing.get_origin(hint) is Literal else value  # or else true would pass for a 1
     try:
         adapter = TypeAdapter(hint, config=None if section else ConfigDict(arbitrary_types_allowed=True))
         # As JSON, since there a list may stand for a tuple although types are strict.
