@@ -47,7 +47,7 @@ lint: setup
 
 soak: setup
 	$(BIN)/python tests/soak.py
-	SOAK=1 $(BIN)/python -m pytest -k 'without_any_one_room or sharded or compiled'
+	SOAK=1 $(BIN)/python -m pytest -k 'without_any_one_room or sharded or compiled or at_length'
 	$(BIN)/python -m pytest tests/soak_tune.py
 
 # The peers have an environment of their own: what they ask for must not come into the one that tests run in.

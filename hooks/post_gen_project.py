@@ -81,7 +81,12 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 # Room -> the files that can be taken away together. `extras=minimal` takes all rooms away.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "cluster": ("cluster/slurm.sh",),
+    "cluster": (
+        "cluster/README.md",
+        "cluster/plan.py",
+        "cluster/slurm.sh",
+        "tests/test_plan.py",
+    ),
     "figures": (
         "logger/figures.py",
         "logger/image_figures.py",

@@ -85,7 +85,7 @@ def test_a_run_that_was_resumed_from_a_file_does_not_return_to_it(
     assert differences(traces_of(experiment.run), undisturbed) == []
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=at_length)])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=at_length, id="1-at_length")])
 def test_a_killed_process_is_replaced_and_the_run_goes_on_to_the_same_bits(
     lab: Lab, tmp_path: Path, undisturbed: dict[str, str], victim: int
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_killed_process_is_replaced_and_the_run_goes_on_to_the_same_bits(
     assert differences(traces_of(experiment.run), undisturbed) == []
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=at_length)])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=at_length, id="0-at_length")])
 def test_two_torchruns_replace_a_killed_process_and_stop_together(lab: Lab, tmp_path: Path, victim: int) -> None:
     """After the restart one of them gets SIGTERM, and all processes stop. All that changes no bit in the end."""
     reference, experiment = Experiment(lab, tmp_path / "reference", LONGER), Experiment(lab, tmp_path / "run", LONGER)
