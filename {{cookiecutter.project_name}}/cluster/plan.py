@@ -82,8 +82,10 @@ def table(plans: list[Plan], network: float, disk: float) -> str:
         size = plan.checkpoint()
         together = size / plan.processes / disk if plan.strategy == "fsdp" else 0
         rows.append(
-            (f"{plan.processes:,}", plan.strategy, shown(plan.memory(), "B"), shown(plan.sent(), "B"))
-            + (shown(plan.sent() / network, "s"), shown(size, "B"), shown(size / disk, "s"), shown(together, "s"))
+            (
+                *(f"{plan.processes:,}", plan.strategy, shown(plan.memory(), "B"), shown(plan.sent(), "B")),
+                *(shown(plan.sent() / network, "s"), shown(size, "B"), shown(size / disk, "s"), shown(together, "s")),
+            )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
