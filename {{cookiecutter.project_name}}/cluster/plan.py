@@ -79,12 +79,11 @@ def table(plans: list[Plan], network: float, disk: float) -> str:
         ("devices", "strategy", "memory each", "sent a step", "which takes", "checkpoint", "one writes", "all write")
     ]
     for plan in plans:
-        size = plan.checkpoint()
+        size, sent = plan.checkpoint(), plan.sent()
         together = size / plan.processes / disk if plan.strategy == "fsdp" else 0
-        rows.append(
-            (f"{plan.processes:,}", plan.strategy, shown(plan.memory(), "B"), shown(plan.sent(), "B"))
-            + (shown(plan.sent() / network, "s"), shown(size, "B"), shown(size / disk, "s"), shown(together, "s"))
-        )
+        needs = (shown(plan.memory(), "B"), shown(sent, "B"), shown(sent / network, "s"))
+        saves = (shown(size, "B"), shown(size / disk, "s"), shown(together, "s"))
+        rows.append((f"{plan.processes:,}", plan.strategy, *needs, *saves))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 
