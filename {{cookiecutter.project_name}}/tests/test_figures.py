@@ -92,6 +92,7 @@ def test_what_a_run_draws_and_writes_reaches_tensorboard(finished_run: Path) -> 
     """The same pictures, to the byte, as lie in `plots/`; and texts, indented, for they are read as Markdown."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+    pytest.importorskip("logger.plots")  # which writes `plots/`
     loggers = json.loads((finished_run / "config.json").read_text(encoding="utf-8"))["loggers"]
     if not any(name.endswith("_figures") and setting for name, setting in loggers.items()):
         pytest.skip("the config asks for no figures")
