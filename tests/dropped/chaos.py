@@ -34,7 +34,7 @@ class Tap:
         """Prepare to report what happens below `folder`."""
         self.folder = str(folder)
         self.report = report
-        self._paths: dict[int, str] = {}
+        self._paths: dict[int, tuple[str, int]] = {}
         self._real = {(module, name): getattr(module, name) for module, name in self._functions()}
 
     def _functions(self) -> list[tuple[Any, str]]:
@@ -58,14 +58,14 @@ class Tap:
             return self._real[builtins, "open"](file, mode, *args, **kwargs)
         self.report("open", Path(file).name)
         raw = TappedFile(str(file), mode.replace("b", ""), self.report)
-        self._paths[raw.fileno()] = str(file)
+        self._remember(raw.fileno(), str(file))
         if "+" in mode:
             return io.BufferedRandom(raw)
         return io.BufferedReader(raw) if "r" in mode else io.BufferedWriter(raw)
 
     def _call(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(target: Any, *args: Any, **kwargs: Any) -> Any:
-            path = self._paths.get(target, "") if isinstance(target, int) else str(target)
+            path = self._path_of(target) if isinstance(target, int) else str(target)
             if not path.startswith(self.folder):
                 return real(target, *args, **kwargs)
             # What a rename does is known by the new name.
@@ -73,10 +73,18 @@ class Tap:
             self.report(name, shown)
             result = real(target, *args, **kwargs)
             if name == "open":
-                self._paths[result] = path
+                self._remember(result, path)
             return result
 
         return call
+
+    def _remember(self, descriptor: int, path: str) -> None:
+        self._paths[descriptor] = path, os.fstat(descriptor).st_ino
+
+    def _path_of(self, descriptor: int) -> str:
+        """Return what was opened under a number, unless another file, of another thread say, has it by now."""
+        path, inode = self._paths.get(descriptor, ("", 0))
+        return path if path and os.fstat(descriptor).st_ino == inode else ""
 
 
 class TappedFile(io.FileIO):
