@@ -55,6 +55,8 @@ def move(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
 
     The copy does not wait where the host's memory is pinned, so that it overlaps with computing.
     """
+    if device.type == "cpu" and not channels_last:
+        return batch  # it was made there
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         if channels_last and tensor.ndim == 4:
