@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from handmade import config_for
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}}"))
@@ -27,7 +28,6 @@ from data_loaders.dataset import InMemoryDataset
 from data_loaders.loader import Loader, Loaders
 from model.conv_net import ConvNet
 from trainer.trainer import Trainer
-from utils.config import Config
 
 BATCH = 64
 MB = 1e6
@@ -73,22 +73,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, dict[str, list[str]
 
 def trainer_for(network: nn.Module, images: torch.Tensor, freeze: list[str]) -> Trainer:
     """Make a trainer of the project for a network and random labels."""
-    unused = {"type": "unused"}  # the parts are handed to the Trainer as they are
-    config = Config.model_validate(
-        {
-            "name": "freezing",
-            "seed": 0,
-            "data_loader": unused,
-            "model": unused,
-            "loss": {"type": "cross_entropy"},
-            "metrics": [],
-            "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}},
-            "freeze": freeze,
-            "trainer": {"epochs": 1, "device": "cpu"},
-        }
-    )
     loader = Loader(InMemoryDataset(images, torch.randint(10, (len(images),))), BATCH)
-    trainer = Trainer(config, network, Loaders(loader, loader, loader))
+    trainer = Trainer(config_for("cross_entropy", {}, freeze=freeze), network, Loaders(loader, loader, loader))
     trainer.freezing.train_mode()
     return trainer
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from handmade import config_for
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}}"))
@@ -26,7 +27,6 @@ from data_loaders.dataset import BatchDataset
 from data_loaders.loader import Loader, Loaders
 from trainer.trainer import Trainer
 from trainer.trials import endless
-from utils.config import Config
 
 BATCH = 64
 
@@ -50,24 +50,12 @@ class Computed(BatchDataset):
 
 def make(folder: Path, samples: int, width: int = 64, **settings: Any) -> Trainer:
     """Make the project's trainer, with TensorBoard and a metric."""
-    unused = {"type": "unused"}
-    config = Config.model_validate(
-        {
-            "name": "growth",
-            "seed": 0,
-            "data_loader": unused,
-            "model": unused,
-            "loss": {"type": "cross_entropy"},
-            "metrics": [{"type": "accuracy"}],
-            "optimizer": {"type": "AdamW", "args": {"lr": 1e-4}},
-            "trainer": {"epochs": 1, "device": "cpu", **settings},
-            "loggers": {"tensorboard": True},
-        }
-    )
+    sections = {"metrics": [{"type": "accuracy"}], "loggers": {"tensorboard": True}}
     loader = Loader(Computed(samples, width), BATCH, seed=0, shuffle=True)
     few = Loader(Computed(BATCH, width), BATCH)
     model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
     (folder / "checkpoints").mkdir()
+    config = config_for("cross_entropy", settings, lr=1e-4, **sections)
     trainer = Trainer(config, model, Loaders(loader, few, few))
     trainer.open_run(folder)
     return trainer

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from handmade import config_for
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from workloads import LR, SEED, Clock, Workload
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}
 from data_loaders.dataset import InMemoryDataset
 from data_loaders.loader import Loader, Loaders
 from trainer.trainer import Trainer
-from utils.config import Config, TrainerSection
+from utils.config import TrainerSection
 
 Loop = Callable[[Workload, Path], Clock]
 
@@ -87,23 +88,10 @@ def project_without_metrics(job: Workload, folder: Path) -> Clock:
 
 
 def _project(job: Workload, folder: Path, metrics: list[dict[str, Any]], loggers: dict[str, bool]) -> Clock:
-    unused = {"type": "unused"}  # the parts are handed to the Trainer as they are
     settings: dict[str, Any] = {"epochs": job.epochs, "save_dir": str(folder), "device": job.device}
     options = {"precision": "bf16" if job.bf16 else "fp32", "compile": job.compiled}
     settings |= {name: value for name, value in options.items() if name in TrainerSection.model_fields}
-    config = Config.model_validate(
-        {
-            "name": "speed",
-            "seed": SEED,
-            "data_loader": unused,
-            "model": unused,
-            "loss": {"type": "cross_entropy"},
-            "metrics": metrics,
-            "optimizer": {"type": "AdamW", "args": {"lr": LR}},
-            "trainer": settings,
-            "loggers": loggers,
-        }
-    )
+    config = config_for("cross_entropy", settings, lr=LR, metrics=metrics, loggers=loggers)
     model = job.model()
     few = InMemoryDataset(*(tensor[: job.batch_size] for tensor in job.tensors))
     loaders = Loaders(

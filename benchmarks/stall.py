@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from handmade import config_for
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}}"))
@@ -22,27 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}
 from data_loaders.dataset import InMemoryDataset
 from data_loaders.loader import Loader, Loaders
 from trainer.trainer import Trainer
-from utils.config import Config
 
 
 def trainer_of(megabytes: int, folder: Path) -> Trainer:
     """Make a trainer whose state, two numbers per weight in Adam included, takes so much."""
     layers = [nn.Linear(1000, 1000) for _ in range(max(1, megabytes // 12))]
-    unused = {"type": "unused"}
-    config = Config.model_validate(
-        {
-            "name": "stall",
-            "seed": 0,
-            "data_loader": unused,
-            "model": unused,
-            "loss": {"type": "MSELoss"},
-            "metrics": [],
-            "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}},
-            "trainer": {"epochs": 1, "device": "cpu"},
-        }
-    )
     loader = Loader(InMemoryDataset(torch.randn(8, 1000), torch.randn(8, 1000)), 8)
-    trainer = Trainer(config, nn.Sequential(*layers), Loaders(loader, loader, loader))
+    trainer = Trainer(config_for("MSELoss", {}), nn.Sequential(*layers), Loaders(loader, loader, loader))
     (folder / "checkpoints").mkdir()
     trainer.open_run(folder)
     trainer.train_step(next(iter(loader)))

@@ -16,6 +16,7 @@ from torch import nn
 from data_loaders.dataset import InMemoryDataset
 from data_loaders.loader import Loader, Loaders
 from logger.console import log
+from trainer.checkpoint import load_checkpoint
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import load_config
@@ -171,6 +172,25 @@ def tiny_trainer(
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     trainer.open_run(folder)
     return trainer
+
+
+@pytest.fixture
+def saved_states() -> Callable[[Trainer], list[dict[str, Any]]]:
+    """Return a function that trains to the end, and returns what each checkpoint on the way held."""
+    return _saved_states
+
+
+def _saved_states(trainer: Trainer) -> list[dict[str, Any]]:
+    begin_save, states = trainer.saver.begin_save, []
+
+    def keep(*names: str) -> None:
+        begin_save(*names)
+        trainer.saver.wait()
+        states.append(load_checkpoint(trainer.saver.folder / "last.pth"))
+
+    trainer.saver.begin_save = keep  # type: ignore[method-assign]
+    trainer.train()
+    return states
 
 
 @pytest.fixture

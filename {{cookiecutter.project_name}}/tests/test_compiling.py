@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.checkpoint import load_checkpoint
 from trainer.restoring import restore
 from trainer.trainer import Trainer
 from utils import compiling
 from utils.errors import UserError
 
 MakeTrainer = Callable[..., Trainer]
+SavedStates = Callable[[Trainer], list[dict[str, Any]]]
 SETTINGS: dict[str, Any] = {"epochs": 2, "compile": True, "save_every_steps": 4, "keep_last": 0}
 
 
@@ -42,19 +42,11 @@ def weights(trainer: Trainer) -> dict[str, list[Any]]:
 
 
 def test_each_shape_is_compiled_for_itself_whichever_comes_first(
-    tiny: MakeTrainer, compiled: list[tuple[Any, ...]]
+    tiny: MakeTrainer, saved_states: SavedStates, compiled: list[tuple[Any, ...]]
 ) -> None:
     """The last batch of an epoch is a short one, and the first that a run meets which goes on from before it."""
     whole = tiny(trainer=SETTINGS)
-    begin_save, states = whole.saver.begin_save, []
-
-    def keep(*names: str) -> None:
-        begin_save(*names)
-        whole.saver.wait()
-        states.append(load_checkpoint(whole.saver.folder / "last.pth"))
-
-    whole.saver.begin_save = keep  # type: ignore[method-assign]
-    whole.train()
+    states = saved_states(whole)
     assert states[0]["progress"]["step"] == 4
     assert list(states[0]["model"]) == ["linear.weight", "linear.bias"]
     first = list(compiled)

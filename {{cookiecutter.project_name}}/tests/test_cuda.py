@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 MakeTrainer = Callable[..., Trainer]
+SavedStates = Callable[[Trainer], list[dict[str, Any]]]
 ROOT = Path(__file__).parents[1]
 EVERYTHING: dict[str, Any] = {"accumulate": 3, "ema": 0.5, "clip_grad_norm": 0.5, "channels_last": True}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -46,19 +47,11 @@ def _plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_a_run_goes_on_to_the_same_bits(tiny: MakeTrainer, settings: dict[str, Any]) -> None:
+def test_a_run_goes_on_to_the_same_bits(tiny: MakeTrainer, saved_states: SavedStates, settings: dict[str, Any]) -> None:
     """From within an epoch, just before its last batch, which is a short one."""
     settings = {"device": "cuda", "epochs": 3, "save_every_steps": 4, "keep_last": 0, "monitor": None, **settings}
     whole = tiny(trainer=settings)
-    begin_save, states = whole.saver.begin_save, []
-
-    def keep(*names: str) -> None:
-        begin_save(*names)
-        whole.saver.wait()
-        states.append(load_checkpoint(whole.saver.folder / "last.pth"))
-
-    whole.saver.begin_save = keep  # type: ignore[method-assign]
-    whole.train()
+    states = saved_states(whole)
     assert states[0]["progress"]["step"] == 4
     assert all(value.device.type == "cpu" for value in states[0]["model"].values())
     again = tiny(trainer=settings)
