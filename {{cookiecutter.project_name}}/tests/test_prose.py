@@ -1,7 +1,6 @@
 """The prose: honest splits, nothing lost, batches of similar length, and a model that is better than counting pairs."""
 
 import math
-import random
 import re
 from pathlib import Path
 
@@ -105,9 +104,9 @@ def test_a_paragraph_is_kept_as_it_first_stands() -> None:
     assert paragraphs([b"  a\n  b\n\n", b"a b\n\nc"]) == [b"  a\n  b", b"c"]
 
 
-def bigram_perplexity(train: list[torch.Tensor], valid: list[torch.Tensor]) -> float:
-    """Count which token follows which in `train`, one more for every pair, and predict `valid` by that."""
-    counts = torch.ones(NUM_TOKENS, NUM_TOKENS, dtype=torch.float64)
+def bigram_perplexity(train: list[torch.Tensor], valid: list[torch.Tensor], smoothing: float) -> float:
+    """Count which token follows which in `train`, each pair a bit more than is found, and predict `valid` by that."""
+    counts = torch.full((NUM_TOKENS, NUM_TOKENS), smoothing, dtype=torch.float64)
     for tokens in train:
         counts.index_put_((tokens[:-1], tokens[1:]), torch.ones((), dtype=torch.float64), accumulate=True)
     chances = counts / counts.sum(dim=1, keepdim=True)
@@ -136,22 +135,28 @@ def test_all_that_is_reported_is_a_mean_over_tokens_and_perplexity_is_its_expone
     assert metrics["val_perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
 
 
-def test_a_short_training_is_far_better_than_counting_pairs(tmp_path: Path) -> None:
-    """Words that share their letters, so that a pair says little; seconds, where the documentation takes a minute."""
-    words = ["stone", "notes", "onset", "tones", "seton", "east", "seat", "teas", "eats", "sate"]
-    choice = random.Random(0)
-    lines = [" ".join(choice.choices(words, k=6)) for _ in range(1500)]
-    (tmp_path / "a.txt").write_text("\n\n".join(lines), encoding="utf-8")
+def test_a_short_training_on_prose_is_far_better_than_counting_pairs(tmp_path: Path) -> None:
+    """A quarter of a minute, against pairs counted with what smoothing turns out best on the very texts to predict.
+
+    A model that sees the token which it is to predict would be better still: nothing honest is this good this soon.
+    """
     (file,) = (file for file in CONFIGS if "ProseLoaders" in file.read_text(encoding="utf-8"))
-    own = ["trainer.device=cpu", f"data_loader.args.files=[{tmp_path}/a.txt]", "lr_scheduler=null"]
-    trainer = build_trainer(load_config([file], own))
-    loaders = trainer.loaders
-    trainer.model.train()
-    for epoch in range(3):
-        loaders.train.set_position(epoch)
-        for batch in loaders.train:
-            trainer.train_step(batch)
-    baseline = bigram_perplexity(sequences(loaders.train), sequences(loaders.valid))
-    perplexity = trainer.evaluate(loaders.valid, "val")["val_perplexity"]
+    words = [
+        "trainer.epochs=2",
+        "trainer.device=cpu",
+        f"trainer.save_dir={tmp_path}",
+        "loggers={}",
+        "data_loader.args={batch_size: 16, max_length: 64}",
+        "model.args={max_length: 64, width: 64, depth: 2}",
+        "optimizer.args={lr: 0.006, betas: [0.9, 0.95], weight_decay: 0.1}",
+        "lr_scheduler={type: OneCycleLR, interval: step, args: {max_lr: 0.006}}",
+    ]
+    trainer = build_trainer(load_config([file], words), starting_weights=True)
+    (tmp_path / "checkpoints").mkdir()
+    trainer.open_run(tmp_path)
+    trainer.train()
+    train, valid = sequences(trainer.loaders.train), sequences(trainer.loaders.valid)
+    baseline = min(bigram_perplexity(train, valid, smoothing) for smoothing in (0.01, 0.02, 0.04, 0.08, 0.16))
+    perplexity = trainer.evaluate(trainer.loaders.valid, "val")["val_perplexity"]
     print(f"perplexity {perplexity:.2f}, of pairs {baseline:.2f}")
-    assert perplexity < 0.6 * baseline
+    assert 0.4 * baseline < perplexity < 0.75 * baseline
