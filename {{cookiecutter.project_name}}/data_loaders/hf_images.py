@@ -57,7 +57,12 @@ class Images:
 
 
 class HFImageLoaders(HFLoaders):
-    """Images from a column of a data set, not augmented."""
+    """Images from a column of a data set, not augmented.
+
+    What turns rows into images serves training and evaluation alike, and is not told the epoch and the number of a
+    sample, of which all random numbers of augmentation are functions. To augment, read the images in the `__getitem__`
+    of a dataset of your own, as `image_folder.ImageFolder` does.
+    """
 
     def __init__(
         self,
