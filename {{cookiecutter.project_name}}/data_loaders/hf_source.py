@@ -97,7 +97,7 @@ class Source(Section):
         origin = {"path": self.hub, "name": self.subset} if self.hub else {"data_files": files, **_format(files)}
         with explained(self):
             data = datasets.load_dataset(split=split, streaming=self.stream is not None, **origin)
-            if self.stream and self.files and hasattr(data, "reshard"):
+            if self.stream and self.files:
                 data = data.reshard()  # a Parquet file then is entered at any of its groups of rows
             return data.with_format("arrow")
 
