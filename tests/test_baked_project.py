@@ -34,7 +34,7 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 
 def only_run(project: Path) -> Path:
     """Return the folder of the one run that a project has."""
-    (run,) = (project / "saved" / "digits").iterdir()
+    (run,) = (project / "saved").glob("*/*")
     return run
 
 
@@ -163,8 +163,42 @@ def test_the_projects_own_tests_pass(full: Path) -> None:
     run_its_tests(full)
 
 
-def test_the_minimal_projects_own_tests_pass(minimal: Path) -> None:
-    run_its_tests(minimal)
+def test_a_minimal_projects_own_tests_pass(bakery: Bakery, tmp_path: Path) -> None:
+    """Those of the core without any room, and in another task than the full project."""
+    run_its_tests(bakery.bake(tmp_path, extras="minimal", task="language_modeling"))
+
+
+def test_the_tests_of_tables_pass(bakery: Bakery, tmp_path: Path) -> None:
+    """Those that neither of the two projects above has, nor any room."""
+    project = bakery.bake(tmp_path, extras="minimal", task="tabular_regression")
+    own = [file for file in hook.TASKS["tabular_regression"] if file.startswith("tests/") and (project / file).exists()]
+    run_its_tests(project, *own)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("language_modeling", ("data_loader.args.files=[README.md]", "model.args.width=8", "model.args.depth=1")),
+        ("tabular_regression", ()),
+    ],
+)
+def test_evaluation_agrees_with_training_in_the_other_tasks(
+    bakery: Bakery, task: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    project = bakery.bake(tmp_path, extras="minimal", task=task)
+    succeed(train(project, "-c", "config.json", *TWO_EPOCHS, *words))
+    run = only_run(project)
+    for split in ("val", "test"):
+        succeed(python("test.py", "-r", str(run), "--split", split, cwd=project))
+    reports = {
+        split: json.loads((run / "checkpoints" / f"best.{split}.json").read_text(encoding="utf-8"))
+        for split in ("val", "test")
+    }
+    reported = next(entry for entry in lines_of(run) if entry["epoch"] == reports["val"]["epoch"])
+    assert reports["val"]["metrics"] == {name: reported[name] for name in reported if name.startswith("val_")}
+    assert {name.removeprefix("test_") for name in reports["test"]["metrics"]} == {
+        name.removeprefix("val_") for name in reports["val"]["metrics"]
+    }
 
 
 def rooms_of_tasks() -> Iterator[tuple[str, str]]:
