@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from handmade import config_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}}"))
 
@@ -36,7 +37,6 @@ from data_loaders.loader import Loader, Loaders
 from data_loaders.token_file import TokenFileLoaders
 from model.transformer import Transformer
 from trainer.trainer import Trainer
-from utils.config import Config
 
 PLACES, TURNS, LENGTH = (0.0, 0.5, 0.99), 11, 128
 
@@ -62,19 +62,7 @@ def anonymous(pid: int | str) -> float:
 
 def trainer_for(loaders: Loaders) -> Trainer:
     """Make the project's trainer for a source of tokens."""
-    unused = {"type": "unused"}  # the parts are handed to the Trainer as they are
-    config = Config.model_validate(
-        {
-            "name": "memory",
-            "seed": 0,
-            "data_loader": unused,
-            "model": unused,
-            "loss": {"type": "token_cross_entropy"},
-            "metrics": [],
-            "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}},
-            "trainer": {"epochs": 1, "device": "cpu"},
-        }
-    )
+    config = config_for("token_cross_entropy", {})
     return Trainer(config, Transformer(max_length=LENGTH, width=32, depth=1), loaders)
 
 
