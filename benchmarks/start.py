@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROJECT = Path(__file__).parents[1] / "{{cookiecutter.project_name}}"
-LOGGERS = ("tensorboard", "image_figures", "plots")
+LOGGERS = ("tensorboard", "image_figures", "plots", "report")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 BARE = """
@@ -104,7 +104,7 @@ def main() -> None:
     scripts: dict[str, tuple[str, ...]] = {
         "bare script": (BARE,),
         "train.py as it comes": (OWN, config),
-        "without TensorBoard and pictures": (OWN, config, *(f"loggers.{name}=false" for name in LOGGERS)),
+        "without TensorBoard, pictures and report": (OWN, config, *(f"loggers.{name}=false" for name in LOGGERS)),
     }
     costs: dict[str, list[Cost]] = {name: [] for name in scripts}
     for _ in range(arguments.rounds):
