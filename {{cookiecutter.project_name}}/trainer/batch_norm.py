@@ -21,7 +21,7 @@ class _Sum(torch.autograd.Function):
         return summed(gradients[0].clone())
 
 
-class _SharedBatchNorm(_BatchNorm):
+class SharedBatchNorm(_BatchNorm):
     """Batch normalisation whose mean and variance are those of all processes' samples together.
 
     On the CPU; on GPUs PyTorch's own SyncBatchNorm does the same.
@@ -66,5 +66,5 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
         return converted
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            module.__class__ = _SharedBatchNorm  # type: ignore[assignment]
+            module.__class__ = SharedBatchNorm  # type: ignore[assignment]
     return model
