@@ -36,7 +36,7 @@ class Parallel:
     def prepare(self, model: nn.Module) -> nn.Module:
         """Change what has to be changed before the optimizer is built; the names of parameters stay."""
         if world_size() > 1:
-            model = synchronise_batch_norm(model, self.device)
+            model = synchronise_batch_norm(model, self.device, bool(self.settings.compile))
         model = self.place(model)
         if self.settings.compile:
             compile_model(model, self.settings.compile)
