@@ -91,7 +91,7 @@ def compute_in_16_bits(make: MakeTrainer, folder: Path) -> None:
             assert {parameter.dtype for parameter in module.parameters()} == {expected}
             formats.add(expected)
 
-        trainer.model[number].register_forward_pre_hook(look)
+        trainer.model.get_submodule(str(number)).register_forward_pre_hook(look)
     begin_save, states = trainer.saver.begin_save, []
 
     def keep(*names: str) -> None:

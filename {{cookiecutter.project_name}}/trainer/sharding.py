@@ -103,9 +103,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, bf16: bool = False) -> None:
 def number_formats(part: nn.Module, bf16: bool) -> MixedPrecisionPolicy:
     """Return the number formats of a part; its shares, and sums of its gradients, always are in 32 bits.
 
-    Of weights that are gathered in 32 bits, autocast makes copies in 16, and they are kept for the backward pass: in the
-    end all of the model, on every process. Not so in fp16, whose range is too small for what goes from part to part, nor
-    with batch normalisation, whose weights cannot have 16 bits beside statistics of 32.
+    Of weights that are gathered in 32 bits, autocast makes copies in 16, and they are kept for the backward pass: in
+    the end all of the model, on every process. Not so in fp16, whose range is too small for what goes from part to
+    part, nor with batch normalisation, whose weights cannot have 16 bits beside statistics of 32.
     """
     if not bf16 or any(isinstance(module, _BatchNorm) for module in part.modules()):
         return MixedPrecisionPolicy()
