@@ -1,7 +1,7 @@
 """What a training takes of memory, network and disk: arithmetic, before anything is rented.
 
 python cluster/plan.py 7e9                    a model of 7,000 million parameters on 1, 8, 64 and 1,024 devices
-python cluster/plan.py 7e9 --ema --half       with an average of the weights, and in 16 bits
+python cluster/plan.py 7e9 --ema --half       with an average of the weights, and in bf16
 """
 
 import argparse
@@ -20,7 +20,7 @@ class Plan:
         strategy: `ddp` (a copy of the model on each) or `fsdp` (a share of it).
         states: numbers that the optimizer keeps for each parameter: 2 for Adam, 1 for momentum, 0 for plain SGD.
         ema: whether an average of the weights is kept.
-        half: whether `trainer.precision` is bf16 or fp16.
+        half: whether `trainer.precision` is bf16.
         parts: repeated parts of the network, of which `fsdp` gathers one at a time.
     """
 
@@ -38,21 +38,19 @@ class Plan:
 
     def memory(self) -> int:
         """Return what each device has to hold, besides the activations."""
-        # Multiplication in 16 bits keeps its copies of the weights for the backward pass, whatever the strategy.
-        copies = HALF * self.parameters if self.half else 0
-        if self.processes == 1:
-            return self.state() + copies
-        if self.strategy == "ddp":
-            return self.state() + copies + FLOAT * self.parameters  # the buckets in which gradients travel
-        gathered = 4 * FLOAT * self.parameters // self.parts  # two parts' weights, one's gradients, twice
-        return self.state() // self.processes + copies + gathered
+        if self.processes > 1 and self.strategy == "fsdp":
+            # Two parts' weights, and one's gradients, which are copied into 32 bits to be added up.
+            gathered = (3 * HALF + FLOAT if self.half else 4 * FLOAT) * self.parameters // self.parts
+            return self.state() // self.processes + gathered
+        # Multiplication in 16 bits keeps its copies of the weights for the backward pass.
+        return self.state() + (HALF * self.parameters if self.half else 0)
 
     def sent(self) -> int:
         """Return what each process sends in a step, over a ring and in one piece."""
         # Gradients that are added up pass each link twice; a share of weights, or of gradients, once. Sharded weights
         # are gathered for the forward pass and again for the backward pass, and gradients are scattered.
-        times = 2 if self.strategy == "ddp" else 3
-        return times * FLOAT * self.parameters * (self.processes - 1) // self.processes
+        each = 2 * FLOAT if self.strategy == "ddp" else 2 * (HALF if self.half else FLOAT) + FLOAT
+        return each * self.parameters * (self.processes - 1) // self.processes
 
     def checkpoint(self) -> int:
         """Return the size of a checkpoint: last.pth, best.pth and each epoch_XXXX.pth are one each."""
@@ -98,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8, 64, 1024], help="1 8 64 1024 if not given")
     parser.add_argument("--states", type=int, default=2, help="numbers that the optimizer keeps for each: 2 for Adam")
     parser.add_argument("--ema", action="store_true", help="with an average of the weights")
-    parser.add_argument("--half", action="store_true", help="in bf16 or fp16")
+    parser.add_argument("--half", action="store_true", help="in bf16")
     parser.add_argument("--parts", type=int, default=32, help="repeated parts of the network (32)")
     parser.add_argument("--network", type=float, default=25, help="GB that a device can send in a second (25)")
     parser.add_argument("--disk", type=float, default=0.4, help="GB that a process can write in a second (0.4)")

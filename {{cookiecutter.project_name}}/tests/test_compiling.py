@@ -1,15 +1,20 @@
 """torch.compile: nothing of it shows in checkpoints, and what code a batch meets does not depend on those before it."""
 
+import importlib.util
 import shutil
 from collections.abc import Callable
+from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed, nn
 
 from trainer.restoring import restore
 from trainer.trainer import Trainer
 from utils import compiling
+from utils.distributed import whole
 from utils.errors import UserError
 
 MakeTrainer = Callable[..., Trainer]
@@ -59,6 +64,45 @@ def test_each_shape_is_compiled_for_itself_whichever_comes_first(
     assert compiled[len(first)] == (5, 4)
     assert sorted(compiled[len(first) :]) == sorted(first)
     assert weights(again) == weights(whole)
+
+
+def normalised() -> nn.Module:
+    """Has batch normalisation, and two parts that are divided on their own."""
+    parts = [nn.Sequential(nn.Linear(400, 400), nn.Tanh()) for _ in range(2)]
+    return nn.Sequential(nn.Linear(4, 400), nn.BatchNorm1d(400), *parts, nn.Linear(400, 1))
+
+
+def go_on_compiled(make: MakeTrainer, folder: Path, strategy: str) -> None:
+    shutil.which = lambda name: name  # type: ignore[assignment]
+    nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")  # type: ignore[method-assign,assignment]
+    settings = SETTINGS | {"strategy": strategy, "precision": "bf16"}
+    trainer = make(folder, network=normalised, trainer=settings)
+    begin_save, states = trainer.saver.begin_save, []
+
+    def keep(*names: str) -> None:
+        begin_save(*names)
+        trainer.saver.wait()
+        distributed.barrier()
+        states.append(load_checkpoint(folder / "checkpoints" / "last.pth"))
+
+    trainer.saver.begin_save = keep  # type: ignore[method-assign]
+    trainer.train()
+    assert list(states[0]["model"])[:3] == ["0.weight", "0.bias", "1.weight"]
+    torch._dynamo.reset()
+    again = make(folder.with_name("again"), network=normalised, trainer=settings)
+    restore(again, states[0])
+    again.train()
+    for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(whole(one), whole(other))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_several_processes_compile_and_go_on_to_the_same_bits(
+    in_processes: Callable[..., None], tmp_path: Path, strategy: str
+) -> None:
+    if strategy == "fsdp" and importlib.util.find_spec("trainer.sharding") is None:
+        pytest.skip("has no trainer/sharding.py")
+    in_processes(2, go_on_compiled, tmp_path / "run", strategy)
 
 
 def test_one_code_serves_all_shapes_on_request(tiny: MakeTrainer, compiled: list[tuple[Any, ...]]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils import registry
 from utils.config import Component
 from utils.config_files import config_from_dict, load_config
 from utils.config_help import SCHEMA_FILE, describe
@@ -123,6 +124,16 @@ def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
 )
 def test_a_wrong_value_is_refused(tmp_path: Path, word: str, message: str) -> None:
     assert message in problems_of(tmp_path, "{}", word)
+
+
+@pytest.mark.parametrize("word", ["trainer.strategy=fsdp", "trainer.sharded_checkpoints=true"])
+def test_a_strategy_whose_file_was_deleted_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setitem(registry.STRATEGIES, "fsdp", ("deleted", "Sharding"))
+    name = word.partition("=")[0]
+    expected = f'command line: {name}: needs strategy "fsdp", but this project has no trainer/deleted.py; it has "ddp"'
+    assert problems_of(tmp_path, "{}", word) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.futures import Future
 
 from trainer.trainer import Trainer
-from utils.errors import UserError
+from utils.errors import UserError, run
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -55,3 +55,32 @@ def refuse_idle(make: MakeTrainer, folder: Path) -> None:
 
 def test_a_parameter_without_part_in_a_step_is_named(in_processes: Callable[..., None], tmp_path: Path) -> None:
     in_processes(2, refuse_idle, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:31094",
+        "[../gloo/transport/tcp/pair.cc:537] read [10.77.0.2]:31094: Connection reset by peer",
+        "[../gloo/transport/tcp/pair.cc:537] writev [10.77.0.2]:31094: Broken pipe",
+        "[../gloo/transport/tcp/pair.cc:537] read [10.77.0.2]:31094: Connection timed out",
+        "[../gloo/transport/tcp/pair.cc:537] read [10.77.0.2]:31094: No route to host",
+        "[../gloo/transport/tcp/pair.cc:537] writev [10.77.0.2]:31094: Network is unreachable",
+        "[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?",
+        "NCCL error: remote process exited or there was a network error",
+    ],
+)
+def test_a_lost_connection_is_told_in_a_line(
+    said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise RuntimeError(said)
+
+    with pytest.raises(RuntimeError):
+        run(fail)  # a process that is alone has no others
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(fail) == 1
+    assert capsys.readouterr().err.startswith("another process of this training has ended or cannot be reached")
+    with pytest.raises(RuntimeError, match="singular"):
+        run(lambda: len(torch.linalg.inv(torch.zeros(2, 2))))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.tensor import DTensor
 
@@ -20,7 +20,7 @@ from trainer.sharding import repeated_parts, size
 from trainer.shards import INDEX, Shards, digest_of
 from trainer.trainer import Trainer
 from utils.config_files import load_config
-from utils.distributed import rank, share
+from utils.distributed import rank, share, whole
 from utils.errors import ConfigError, RunFailed
 
 MakeTrainer = Callable[..., Trainer]
@@ -73,6 +73,62 @@ def test_no_process_ever_has_the_whole_model(
         assert torch.equal(whole["training_model"][name], value)
     alone.train()
     assert alone.progress.epoch == 4
+
+
+def parts() -> nn.Module:
+    """Has three parts that are divided on their own, one of them with batch normalisation."""
+    middle = [nn.Sequential(nn.Linear(400, 400), norm, nn.Tanh()) for norm in (nn.LayerNorm(400), nn.BatchNorm1d(400))]
+    return nn.Sequential(nn.Linear(4, 400), *middle, nn.Linear(400, 400), nn.Linear(400, 1))
+
+
+def compute_in_16_bits(make: MakeTrainer, folder: Path) -> None:
+    settings = {"epochs": 2, "strategy": "fsdp", "precision": "bf16", "ema": 0.5, "accumulate": 2, "monitor": None}
+    trainer = make(folder, network=parts, trainer={**settings, "save_every_steps": 3, "keep_last": 0})
+    formats: set[torch.dtype] = set()
+    for number, expected in ((1, torch.bfloat16), (2, torch.float32), (3, torch.bfloat16)):
+
+        def look(module: nn.Module, *_: Any, expected: torch.dtype = expected) -> None:
+            assert {parameter.dtype for parameter in module.parameters()} == {expected}
+            formats.add(expected)
+
+        trainer.model.get_submodule(str(number)).register_forward_pre_hook(look)
+    begin_save, states = trainer.saver.begin_save, []
+
+    def keep(*names: str) -> None:
+        begin_save(*names)
+        trainer.saver.wait()
+        distributed.barrier()
+        states.append(find_checkpoint(folder, whole=False)[1])
+
+    trainer.saver.begin_save = keep  # type: ignore[method-assign]
+    trainer.train()
+    assert len(formats) == 2
+    assert states[0]["progress"]["step"] == 3
+    kept = (*states[0]["training_model"].values(), *states[0]["optimizer"]["state"][2].values())
+    assert {tensor.dtype for tensor in kept if tensor.is_floating_point()} == {torch.float32}
+    again = make(folder.with_name("again"), network=parts, trainer=settings)
+    restore(again, states[0])
+    again.train()
+    for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(share(one), share(other))
+
+
+def gradients_in_16_bits(make: MakeTrainer, folder: Path) -> None:
+    gradients = []
+    for settings in ({"strategy": "fsdp", "precision": "bf16"}, {"strategy": "ddp"}):
+        trainer = make(folder, network=parts, trainer={"epochs": 1, **settings})
+        trainer.train_step(trainer.move(trainer.loaders.train.load_batch(0)[0]))
+        found = [whole(parameter.grad) for parameter in trainer.model.parameters() if parameter.grad is not None]
+        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()
+
+
+@pytest.mark.parametrize("function", [compute_in_16_bits, gradients_in_16_bits])
+def test_parts_compute_in_16_bits(
+    in_processes: Callable[..., None], tmp_path: Path, function: Callable[..., None]
+) -> None:
+    """They do so as those of a model that is not divided do, and a run goes on to the same bits."""
+    in_processes(2, function, tmp_path / "run")
 
 
 def fill_the_disk(make: MakeTrainer, folder: Path) -> None:

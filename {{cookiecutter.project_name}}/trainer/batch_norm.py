@@ -21,7 +21,7 @@ class _Sum(torch.autograd.Function):
         return summed(gradients[0].clone())
 
 
-class _SharedBatchNorm(_BatchNorm):
+class SharedBatchNorm(_BatchNorm):
     """Batch normalisation whose mean and variance are those of all processes' samples together.
 
     On the CPU; on GPUs PyTorch's own SyncBatchNorm does the same.
@@ -59,12 +59,19 @@ class _SharedBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance, share)
 
 
-def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let every batch normalisation of a model see the whole batch; names and parameters stay."""
+def synchronise_batch_norm(model: nn.Module, device: torch.device, compiled: bool) -> nn.Module:
+    """Let every batch normalisation of a model see the whole batch; names and parameters stay.
+
+    Args:
+        model: whose batch normalisation is meant.
+        device: where it will lie.
+        compiled: whether it will be compiled, which what is exchanged here stays out of.
+    """
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return converted
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            module.__class__ = _SharedBatchNorm  # type: ignore[assignment]
+            module.__class__ = SharedBatchNorm  # type: ignore[assignment]
+        if compiled and isinstance(module, SharedBatchNorm | nn.SyncBatchNorm):
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
     return model

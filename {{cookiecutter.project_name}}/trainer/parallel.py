@@ -36,7 +36,7 @@ class Parallel:
     def prepare(self, model: nn.Module) -> nn.Module:
         """Change what has to be changed before the optimizer is built; the names of parameters stay."""
         if world_size() > 1:
-            model = synchronise_batch_norm(model, self.device)
+            model = synchronise_batch_norm(model, self.device, bool(self.settings.compile))
         model = self.place(model)
         if self.settings.compile:
             compile_model(model, self.settings.compile)
@@ -58,7 +58,8 @@ class Parallel:
         trained = [parameter.requires_grad for parameter in model.parameters()]
         if self._network is None or trained != self._trained:
             self._trained = trained
-            self._network = _Copy(model, [self.device] if self.device.type == "cuda" else None)
+            devices = [self.device] if self.device.type == "cuda" else None
+            self._network = _Copy(model, devices, gradient_as_bucket_view=True)  # without copies of all gradients
         return self._network
 
     def exchange_gradients(self, now: bool) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from trainer.parallel import Parallel
@@ -43,7 +44,8 @@ class Sharding(Parallel):
             UserError: the model has a parameter that cannot be divided.
         """
         try:
-            shard(model, init_device_mesh(self.device.type, (world_size(),)))
+            mesh = init_device_mesh(self.device.type, (world_size(),))
+            shard(model, mesh, bf16=self.settings.precision == "bf16")
         except (ValueError, NotImplementedError) as error:
             raise UserError(f"trainer.strategy=fsdp cannot divide this model: {error}") from error
         return model
@@ -78,19 +80,36 @@ class Sharding(Parallel):
         return {**state, "state": entries}
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, bf16: bool = False) -> None:
     """Divide a model's parameters among the processes, in place; they keep their names.
 
     Each of its repeated parts is gathered just before it computes, and then made a share again, so that at no time a
     process holds more of the network than one of them.
+
+    Args:
+        model: what to divide.
+        mesh: the processes.
+        bf16: whether to gather the weights of parts in 16 bits, and compute these parts in them.
     """
     names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for part in list(repeated_parts(model, largest=size(model) // 2)):
         if all(names[id(parameter)] == 1 for parameter in part.parameters()):  # else tied to something outside
-            fully_shard(part, mesh=mesh)
+            fully_shard(part, mesh=mesh, mp_policy=number_formats(part, bf16))
     # By default the outermost part stays whole after a forward pass, until the next backward one; but whoever asks the
     # main process's model for its weights in between makes it a share again there, and there alone.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def number_formats(part: nn.Module, bf16: bool) -> MixedPrecisionPolicy:
+    """Return the number formats of a part; its shares, and sums of its gradients, always are in 32 bits.
+
+    Of weights that are gathered in 32 bits, autocast makes copies in 16, and they are kept for the backward pass: in
+    the end all of the model, on every process. Not so in fp16, whose range is too small for what goes from part to
+    part, nor with batch normalisation, whose weights cannot have 16 bits beside statistics of 32.
+    """
+    if not bf16 or any(isinstance(module, _BatchNorm) for module in part.modules()):
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def repeated_parts(module: nn.Module, largest: int) -> Iterator[nn.Module]:

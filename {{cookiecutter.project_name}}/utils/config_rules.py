@@ -102,12 +102,15 @@ def _unfreeze(config: Config) -> Iterator[Problem]:
 
 def _strategy(config: Config) -> Iterator[Problem]:
     settings = config.trainer
-    try:
-        registry.find("strategy", settings.strategy)
-    except ConfigError as error:
-        yield Problem(("trainer", "strategy"), error.problems[0])
-        return
-    if settings.sharded_checkpoints and settings.strategy != "fsdp":
+    for key, strategy in (("strategy", settings.strategy), ("sharded_checkpoints", "fsdp")):
+        if key == "sharded_checkpoints" and not settings.sharded_checkpoints:
+            return
+        try:
+            registry.find("strategy", strategy)
+        except ConfigError as error:
+            yield Problem(("trainer", key), error.problems[0])
+            return
+    if settings.strategy != "fsdp":
         text = f'found true, but with trainer.strategy {shown(settings.strategy)} no process has a share; needs "fsdp"'
         yield Problem(("trainer", "sharded_checkpoints"), text)
 

@@ -15,7 +15,15 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+# Long, for what the main process does alone, such as to write a checkpoint, the others wait for.
 TIMEOUT = timedelta(minutes=30)
+
+# What the system, gloo and NCCL say of a connection that has come to its end.
+_LOST = (
+    *("Broken pipe", "Connection reset by peer", "Connection closed by peer", "Connection was likely closed"),
+    *("Connection timed out", "No route to host", "Network is unreachable", "Timed out waiting"),
+    "remote process exited",
+)
 
 T = TypeVar("T")
 
@@ -112,9 +120,8 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def peer_was_lost(error: BaseException) -> bool:
-    """Whether an error says that a process, with which this one was exchanging something, is no longer there."""
-    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
-    return world_size() > 1 and any(text in str(error) for text in lost)
+    """Whether an error says that a process, with which this one was exchanging something, can no longer be reached."""
+    return world_size() > 1 and any(text in str(error) for text in _LOST)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

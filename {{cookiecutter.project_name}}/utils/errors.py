@@ -97,7 +97,7 @@ def run(main: Callable[[], int]) -> int:
     except RuntimeError as error:
         if not peer_was_lost(error):
             raise
-        code, message = 1, "another process of this training has ended, and this one with it"
+        code, message = 1, "another process of this training has ended or cannot be reached, and this one ends with it"
     except OSError as error:
         if not disk_is_full(error):
             raise

@@ -126,7 +126,7 @@ def _strategy(name: str) -> Callable[..., Any]:
     file, class_ = STRATEGIES[name]
     if not _exists("trainer", file):
         there = [shown(each) for each, (other, _) in STRATEGIES.items() if _exists("trainer", other)]
-        text = f"found {shown(name)}, but this project has no trainer/{file}.py; allowed: {', '.join(there)}"
+        text = f"needs strategy {shown(name)}, but this project has no trainer/{file}.py; it has {', '.join(there)}"
         raise ConfigError([text])
     return _defined_in("trainer", file)[class_]
 
