@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from data_loaders.dataset import InMemoryDataset
 from data_loaders.loader import Loader, Loaders
 from logger.console import log
-from trainer.checkpoint import load_checkpoint
+from trainer.run_folder import find_checkpoint
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import load_config
@@ -180,19 +180,16 @@ def tiny_trainer(
     return trainer
 
 
-@pytest.fixture
-def saved_states() -> Callable[[Trainer], list[dict[str, Any]]]:
-    """Return a function that trains to the end, and returns what each checkpoint on the way held."""
-    return _saved_states
-
-
-def _saved_states(trainer: Trainer) -> list[dict[str, Any]]:
+def saved_states(trainer: Trainer) -> list[dict[str, Any]]:
+    """Train to the end, and return what each checkpoint on the way held, on every process."""
     begin_save, states = trainer.saver.begin_save, []
 
     def keep(*names: str) -> None:
         begin_save(*names)
         trainer.saver.wait()
-        states.append(load_checkpoint(trainer.saver.folder / "last.pth"))
+        if world_size() > 1:
+            distributed.barrier()
+        states.append(find_checkpoint(trainer.saver.folder / "last.pth", whole=False)[1])
 
     trainer.saver.begin_save = keep  # type: ignore[method-assign]
     trainer.train()

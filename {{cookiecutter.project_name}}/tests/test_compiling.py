@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
+from tests.conftest import saved_states
 from trainer.restoring import restore
 from trainer.trainer import Trainer
 from utils import compiling
@@ -18,7 +19,6 @@ from utils.distributed import whole
 from utils.errors import UserError
 
 MakeTrainer = Callable[..., Trainer]
-SavedStates = Callable[[Trainer], list[dict[str, Any]]]
 SETTINGS: dict[str, Any] = {"epochs": 2, "compile": True, "save_every_steps": 4, "keep_last": 0}
 
 
@@ -47,7 +47,7 @@ def weights(trainer: Trainer) -> dict[str, list[Any]]:
 
 
 def test_each_shape_is_compiled_for_itself_whichever_comes_first(
-    tiny: MakeTrainer, saved_states: SavedStates, compiled: list[tuple[Any, ...]]
+    tiny: MakeTrainer, compiled: list[tuple[Any, ...]]
 ) -> None:
     """The last batch of an epoch is a short one, and the first that a run meets which goes on from before it."""
     whole = tiny(trainer=SETTINGS)
@@ -77,16 +77,7 @@ def go_on_compiled(make: MakeTrainer, folder: Path, strategy: str) -> None:
     nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")  # type: ignore[method-assign,assignment]
     settings = SETTINGS | {"strategy": strategy, "precision": "bf16"}
     trainer = make(folder, network=normalised, trainer=settings)
-    begin_save, states = trainer.saver.begin_save, []
-
-    def keep(*names: str) -> None:
-        begin_save(*names)
-        trainer.saver.wait()
-        distributed.barrier()
-        states.append(load_checkpoint(folder / "checkpoints" / "last.pth"))
-
-    trainer.saver.begin_save = keep  # type: ignore[method-assign]
-    trainer.train()
+    states = saved_states(trainer)
     assert list(states[0]["model"])[:3] == ["0.weight", "0.bias", "1.weight"]
     torch._dynamo.reset()
     again = make(folder.with_name("again"), network=normalised, trainer=settings)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.conftest import saved_states
 from trainer.checkpoint import load_checkpoint
 from trainer.restoring import restore
 from trainer.snapshot import snapshot
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 MakeTrainer = Callable[..., Trainer]
-SavedStates = Callable[[Trainer], list[dict[str, Any]]]
 ROOT = Path(__file__).parents[1]
 EVERYTHING: dict[str, Any] = {"accumulate": 3, "ema": 0.5, "clip_grad_norm": 0.5, "channels_last": True}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_a_run_goes_on_to_the_same_bits(tiny: MakeTrainer, saved_states: SavedStates, settings: dict[str, Any]) -> None:
+def test_a_run_goes_on_to_the_same_bits(tiny: MakeTrainer, settings: dict[str, Any]) -> None:
     """From within an epoch, just before its last batch, which is a short one."""
     settings = {"device": "cuda", "epochs": 3, "save_every_steps": 4, "keep_last": 0, "monitor": None, **settings}
     whole = tiny(trainer=settings)

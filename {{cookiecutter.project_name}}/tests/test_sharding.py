@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.tensor import DTensor
 
+from tests.conftest import saved_states
 from trainer.checkpoint import DamagedCheckpoint, load_checkpoint, read_header
 from trainer.restoring import restore
 from trainer.run_folder import find_checkpoint
@@ -92,16 +93,7 @@ def compute_in_16_bits(make: MakeTrainer, folder: Path) -> None:
             formats.add(expected)
 
         trainer.model.get_submodule(str(number)).register_forward_pre_hook(look)
-    begin_save, states = trainer.saver.begin_save, []
-
-    def keep(*names: str) -> None:
-        begin_save(*names)
-        trainer.saver.wait()
-        distributed.barrier()
-        states.append(find_checkpoint(folder, whole=False)[1])
-
-    trainer.saver.begin_save = keep  # type: ignore[method-assign]
-    trainer.train()
+    states = saved_states(trainer)
     assert len(formats) == 2
     assert states[0]["progress"]["step"] == 3
     kept = (*states[0]["training_model"].values(), *states[0]["optimizer"]["state"][2].values())
