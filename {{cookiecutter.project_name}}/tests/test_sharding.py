@@ -2,8 +2,8 @@
 
 import errno
 import os
-import re
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,9 +143,7 @@ def fill_the_disk(make: MakeTrainer, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks for the names of open files, as Linux tells them")
-def test_a_full_disk_of_one_process_ends_all_of_them(
-    in_processes: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_full_disk_of_one_process_ends_all_of_them(in_processes: Callable[..., None], tmp_path: Path) -> None:
     in_processes(2, fill_the_disk, tmp_path / "run")
     messages = [file.read_text(encoding="utf-8") for file in (tmp_path / "run").glob("said by *")]
     assert messages
