@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -69,9 +70,32 @@ def test_the_table_of_files_names_those_that_are_there(baked: Path) -> None:
         assert of_folder <= shown
 
 
+# Scripts are run in one process, for to import torch takes longer than all the rest.
+RUN = """
+import contextlib, io, json, runpy, sys
+
+said = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, words
+    said.append(output.getvalue())
+print(json.dumps(said))
+"""
+
+
+def run_scripts(commands: list[list[str]], project: Path) -> list[str]:
+    """Run scripts of a project, one after the other, and return what each has printed."""
+    said: list[str] = json.loads(succeed(python("-c", RUN, json.dumps(commands), cwd=project)))
+    return said
+
+
 def test_every_command_of_the_readme_knows_its_options_and_runs(baked: Path) -> None:
     scripts = sorted(path.name for path in baked.glob("*.py"))
-    usage = {name: succeed(python(name, "--help", cwd=baked)) for name in scripts}
+    usage = dict(zip(scripts, run_scripts([[name, "--help"] for name in scripts], baked), strict=True))
     name_of_runs = re.search(r'"name": "(\w+)"', (baked / "config.json").read_text(encoding="utf-8"))
     assert name_of_runs is not None
     for _, text in blocks(baked / "README.md"):
@@ -92,16 +116,16 @@ def test_the_examples_work(extended: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(extended, tmp_path / "project"))
     readme = project / "README.md"
     shown = [file for file, _, _ in examples(readme)]
-    for script in [file for file in shown if file.startswith("prepare")]:
-        succeed(python(script, cwd=project))
+    commands = [[file] for file in shown if file.startswith("prepare")]
     short = ("trainer.epochs=1", "trainer.device=cpu", "loggers={plots: false, report: false}")
-    runs = [("trainer.type=gradient_noise.GradientNoiseTrainer", "name=gradient_noise", "lr_scheduler=null")]
+    prose = "ProseLoaders" in (project / "config.json").read_text(encoding="utf-8")
+    less = ("data_loader.args.files=[README.md]",) if prose else ()
+    runs = [("trainer.type=gradient_noise.GradientNoiseTrainer", "name=gradient_noise", "lr_scheduler=null", *less)]
     for config in [file for file in shown if file.endswith(".yaml")]:
         own = config == "configs/own.yaml"  # what it is about is its schedule
         runs.append(("-c", config, "lr_scheduler.args={warmup: 2, total: 20}" if own else "lr_scheduler=null"))
     assert len(runs) >= 3
-    for words in runs:
-        succeed(python("train.py", "-c", "config.json", *words, *short, cwd=project))
+    run_scripts(commands + [["train.py", "-c", "config.json", *words, *short] for words in runs], project)
     assert (project / "saved" / "own" / "results.csv").read_text(encoding="utf-8").count("\n") == 1
     best = str(next(project.glob("saved/gradient_noise/*/checkpoints/best.pth")))
     said = re.findall(r"^\$ python predict\.py \S+(.*)\n(.*\n)", readme.read_text(encoding="utf-8"), re.MULTILINE)
