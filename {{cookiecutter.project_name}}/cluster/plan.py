@@ -20,7 +20,7 @@ class Plan:
         strategy: `ddp` (a copy of the model on each) or `fsdp` (a share of it).
         states: numbers that the optimizer keeps for each parameter: 2 for Adam, 1 for momentum, 0 for plain SGD.
         ema: whether an average of the weights is kept.
-        half: whether `trainer.precision` is bf16.
+        half: whether `trainer.precision` is bf16 (of fp16 the same is true with ddp alone).
         parts: repeated parts of the network, of which `fsdp` gathers one at a time.
     """
 
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8, 64, 1024], help="1 8 64 1024 if not given")
     parser.add_argument("--states", type=int, default=2, help="numbers that the optimizer keeps for each: 2 for Adam")
     parser.add_argument("--ema", action="store_true", help="with an average of the weights")
-    parser.add_argument("--half", action="store_true", help="in bf16")
+    parser.add_argument("--half", action="store_true", help="in bf16; with ddp, fp16 is the same")
     parser.add_argument("--parts", type=int, default=32, help="repeated parts of the network (32)")
     parser.add_argument("--network", type=float, default=25, help="GB that a device can send in a second (25)")
     parser.add_argument("--disk", type=float, default=0.4, help="GB that a process can write in a second (0.4)")

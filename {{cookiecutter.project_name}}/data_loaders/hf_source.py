@@ -16,6 +16,7 @@ from utils.errors import UserError, disk_is_full
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
 PLACE = "data_loader.args.source"
+OLDEST = "5.0.1"  # before it, places in Parquet files were not found again
 Files = str | list[str]
 
 
@@ -89,7 +90,10 @@ class Source(Section):
         if find_spec("datasets") is None:
             raise UserError(f'{PLACE}: the package datasets is not installed: python -m pip install -e ".[datasets]"')
         import datasets
+        from packaging.version import Version
 
+        if Version(datasets.__version__) < Version(OLDEST):
+            raise UserError(f"{PLACE}: needs datasets {OLDEST} or newer, and this is {datasets.__version__}")
         logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # it is said once, in the exception
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()

@@ -3,14 +3,13 @@
 import errno
 import os
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.tensor import DTensor
 
@@ -22,7 +21,7 @@ from trainer.sharding import repeated_parts, size
 from trainer.shards import INDEX, Shards, digest_of
 from trainer.trainer import Trainer
 from utils.config_files import load_config
-from utils.distributed import peer_was_lost, rank, share, whole
+from utils.distributed import rank, share, whole
 from utils.errors import ConfigError, RunFailed
 
 MakeTrainer = Callable[..., Trainer]
@@ -102,7 +101,7 @@ def compute_in_16_bits(make: MakeTrainer, folder: Path) -> None:
     again = make(folder.with_name("again"), network=parts, trainer=settings)
     restore(again, states[0])
     again.train()
-    for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+    for one, other in zip(trainer.model.state_dict().values(), again.model.state_dict().values(), strict=True):
         assert torch.equal(share(one), share(other))
 
 
@@ -120,36 +119,31 @@ def gradients_in_16_bits(make: MakeTrainer, folder: Path) -> None:
 def test_parts_compute_in_16_bits(
     in_processes: Callable[..., None], tmp_path: Path, function: Callable[..., None]
 ) -> None:
-    """They do so as those of a model that is not divided do, and a run goes on to the same bits."""
+    """Their gradients are close to those in 32 bits, and a run goes on to the same bits."""
     in_processes(2, function, tmp_path / "run")
 
 
 def fill_the_disk(make: MakeTrainer, folder: Path) -> None:
     trainer = make(folder, trainer={"save_every_steps": 1, **FSDP})
+    trainer.train()
     real = os.fsync
 
     def fail(descriptor: Any) -> None:
-        if "distcp" in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and trainer.progress.step >= 3:
+        if "distcp" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
     if rank() == 1:
         os.fsync = fail  # type: ignore[assignment]
-    with pytest.raises((RunFailed, RuntimeError)) as caught:
-        trainer.train()
-    # Who notices first ends, and another may lose its connection before it notices.
-    if not peer_was_lost(caught.value):
-        (folder / f"said by {rank()}").write_text(str(caught.value), encoding="utf-8")
+    with pytest.raises(RunFailed, match=r"could not write a checkpoint at step \d+: the disk is full"):
+        trainer.saver.save("last.pth")
+    distributed.barrier()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks for the names of open files, as Linux tells them")
-def test_a_full_disk_of_one_process_ends_all_of_them(in_processes: Callable[..., None], tmp_path: Path) -> None:
+def test_a_full_disk_of_one_process_is_told_by_all_of_them(in_processes: Callable[..., None], tmp_path: Path) -> None:
     in_processes(2, fill_the_disk, tmp_path / "run")
-    messages = [file.read_text(encoding="utf-8") for file in (tmp_path / "run").glob("said by *")]
-    assert messages
-    assert all(re.match(r"could not write a checkpoint at step \d+: the disk is full", text) for text in messages)
-    _, state = find_checkpoint(tmp_path / "run")
-    assert state["progress"]["step"] >= 1
+    assert find_checkpoint(tmp_path / "run")[1]["progress"]["finished"]
 
 
 class Evil:

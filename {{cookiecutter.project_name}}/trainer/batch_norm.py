@@ -65,7 +65,8 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device, compiled: boo
     Args:
         model: whose batch normalisation is meant.
         device: where it will lie.
-        compiled: whether it will be compiled, which what is exchanged here stays out of.
+        compiled: whether the model will be compiled; these layers are then left out, for their exchange breaks the
+            compiled backward pass.
     """
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -73,5 +74,9 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device, compiled: boo
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             module.__class__ = SharedBatchNorm  # type: ignore[assignment]
         if compiled and isinstance(module, SharedBatchNorm | nn.SyncBatchNorm):
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+            module.__class__ = _never_compiled(type(module))  # type: ignore[assignment]
     return model
+
+
+def _never_compiled(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (kind,), {"forward": torch.compiler.disable(kind.forward)})

@@ -174,8 +174,9 @@ def set_aside(run: Path, step: int) -> list[Path]:
 
 def remove_unused_shards(run: Path) -> None:
     """Remove the folders of shards that no checkpoint of a run names: of old ones, or of a save that was killed."""
-    used = {header.shards for header, _ in checkpoints_of(run)}
-    for folder in (run / CHECKPOINTS / SHARDS).glob("*"):
+    folders = list((run / CHECKPOINTS / SHARDS).glob("*"))
+    used = {header.shards for header, _ in checkpoints_of(run)} if folders else set()
+    for folder in folders:
         if folder.name not in used:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from trainer.parallel import Parallel
@@ -104,10 +104,11 @@ def number_formats(part: nn.Module, bf16: bool) -> MixedPrecisionPolicy:
     """Return the number formats of a part; its shares, and sums of its gradients, always are in 32 bits.
 
     Of weights that are gathered in 32 bits, autocast makes copies in 16, and they are kept for the backward pass: in
-    the end all of the model, on every process. Not so in fp16, whose range is too small for what goes from part to
-    part, nor with batch normalisation, whose weights cannot have 16 bits beside statistics of 32.
+    the end all of the model, on every process. Two kinds stay in 32 bits all the same: fp16, whose range is too small
+    for what goes from part to part, and parts with batch normalisation, whose weights cannot have 16 bits beside
+    statistics of 32.
     """
-    if not bf16 or any(isinstance(module, _BatchNorm) for module in part.modules()):
+    if not bf16 or any(isinstance(module, _NormBase) for module in part.modules()):
         return MixedPrecisionPolicy()
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-# Long, for what the main process does alone, such as to write a checkpoint, the others wait for.
+# Long, because the others wait while the main process does something alone, such as writing a checkpoint.
 TIMEOUT = timedelta(minutes=30)
 
-# What the system, gloo and NCCL say of a connection that has come to its end.
+# What the system, gloo, NCCL and the store of torchrun say of a connection that has come to its end.
 _LOST = (
     *("Broken pipe", "Connection reset by peer", "Connection closed by peer", "Connection was likely closed"),
-    *("Connection timed out", "No route to host", "Network is unreachable", "Timed out waiting"),
+    *("Connection timed out", "No route to host", "Network is unreachable"),
     "remote process exited",
 )
 
