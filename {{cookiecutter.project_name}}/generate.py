@@ -38,7 +38,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest bytes alone")
     parser.add_argument("--seed", type=int, default=0, help="another seed makes another text (0)")
     arguments = parser.parse_args()
-    if arguments.temperature <= 0 or (arguments.top_k or 1) < 1 or (arguments.length or 1) < 1:
+    numbers = (arguments.temperature, arguments.top_k, arguments.length)
+    if any(number is not None and number <= 0 for number in numbers):
         parser.error("--temperature, --top-k and --length have to be above 0")
     return arguments
 

@@ -103,5 +103,7 @@ class HFImageLoaders(HFLoaders):
             pixels = self.train.load(list(range(min(MEASURED, self.seen_first()))))[0].double()
             measured = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
             mean, std = ([round(number, 6) for number in numbers.tolist()] for numbers in measured)
-            log.info("measured, and to be spared in the next run: data_loader.args.mean=%s .std=%s", mean, std)
+            log.info(
+                "measured; the next run need not, with: data_loader.args.mean=%s data_loader.args.std=%s", mean, std
+            )
         converter.mean[:, 0, 0], converter.std[:, 0, 0] = mean, np.maximum(std, 1e-6)

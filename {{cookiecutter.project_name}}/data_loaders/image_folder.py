@@ -114,7 +114,9 @@ class ImageFolderLoaders(Loaders):
             splits = {split: sound(splits[split], measures[split], on_corrupt == "skip") for split in splits}
             if mean is None:
                 mean, std = mean_and_std(measures["train"])
-                log.info("measured, and to be spared in the next run: data_loader.args.mean=%s .std=%s", mean, std)
+                log.info(
+                    "measured; the next run need not, with: data_loader.args.mean=%s data_loader.args.std=%s", mean, std
+                )
         assert mean is not None
         assert std is not None
 

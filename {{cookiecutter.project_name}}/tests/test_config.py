@@ -112,6 +112,7 @@ def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
         ("lr_scheduler={type: StepLR, args: {step_size: 10000}}", "never reached"),
         ("lr_scheduler={type: ReduceLROnPlateau, interval: step}", 'should be "epoch"'),
         ("optimizer.args.lr=-1", "Invalid learning rate"),
+        ("lr=0.1", "did you mean `optimizer.args.lr`?"),
         ("loss.type=os.system", "no such type"),
         ("model.type=os.system", "no file model/os.py"),
         ("loggers.carrier_pigeon=true", "no logger in logger/carrier_pigeon.py"),

@@ -70,3 +70,4 @@ def test_the_script_writes_with_a_trained_model(
     assert script("generate.py", *words) == 0
     assert capfd.readouterr().out == text
     assert script("generate.py", "-r", finished_run, "--temperature", 0) == 2
+    assert script("generate.py", "-r", finished_run, "--top-k", 0) == 2

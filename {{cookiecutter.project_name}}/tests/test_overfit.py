@@ -59,3 +59,7 @@ def test_what_keeps_from_learning_by_heart_is_taken_away(tiny: MakeTrainer) -> N
 def test_it_takes_as_many_samples_as_there_are(tiny: MakeTrainer, samples: int) -> None:
     with pytest.raises(UserError, match="there are 1 to 37 samples"):
         overfit.run(tiny(), samples)
+
+
+def test_no_samples_is_not_the_same_as_no_trial(config_file: Path, script: Callable[..., int]) -> None:
+    assert script("train.py", "-c", config_file, "trainer.device=cpu", "--overfit", "0") == 2

@@ -282,5 +282,6 @@ class Trainer:
         cause = "" if all_finite(batch) else "; the batch itself holds values that are NaN or infinite"
         return (
             f"the loss is not finite at step {step + 1} (epoch {self.progress.epoch + 1}, batch {number + 1}){cause}\n"
-            f"the weights were not touched, and the last checkpoint is from before; samples of the batch: {samples}"
+            "the weights were not touched, and checkpoints, if there are any, are from before\n"
+            f"samples of the batch: {samples}"
         )

@@ -69,7 +69,7 @@ def translate(error: ValidationError, data: Any, hint: Any = Config) -> list[Pro
         whole = details["type"] in ("missing", "extra_forbidden")
         path = details["loc"] if whole else existing(data, details["loc"])
         found.setdefault(path, []).append(details)
-    return [Problem(path, _say(path, details, keys)) for path, details in found.items()]
+    return [Problem(path, _say(path, details, keys, data)) for path, details in found.items()]
 
 
 def existing(data: Any, path: KeyPath) -> KeyPath:
@@ -103,14 +103,14 @@ def _sections(hint: Any) -> list[type[BaseModel]]:
     return [section for part in typing.get_args(hint) for section in _sections(part)]
 
 
-def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo]) -> str:
+def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo], data: Any) -> str:
     known = tuple(part for part in path if isinstance(part, str))
     about = f": {keys[known].description}" if known in keys else ""
     details = alternatives[0]
     if details["type"] == "missing":
         return "required, but missing" + about
     if details["type"] == "extra_forbidden":
-        return _unknown_key(path, known, list(keys))
+        return _unknown_key(path, known, list(keys), data)
     if details["type"] == "string_pattern_mismatch" and about:
         return f"found {shown(details['input'])}, not allowed" + about
     allowed = " or ".join(each["msg"] for each in alternatives if each["type"] not in UNWRITABLE)
@@ -120,11 +120,14 @@ def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo])
     return f"found {shown(details['input'])}, {allowed[:1].lower() + allowed[1:] or 'but a config cannot give this'}"
 
 
-def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath]) -> str:
+def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath], data: Any) -> str:
     """Say which keys there are; `known` is `path` without indices of lists, as in `keys`."""
     *above, key = known
     siblings = [str(each[-1]) for each in keys if each[:-1] == tuple(above)]
-    elsewhere = [each for each in keys if each[-1] == key]
+    sections = data if isinstance(data, dict) else {}
+    arguments = {name: each.get("args") for name, each in sections.items() if isinstance(each, dict)}
+    elsewhere: list[KeyPath] = [(name, "args", key) for name, args in arguments.items() if args and key in args]
+    elsewhere += [each for each in keys if each[-1] == key]
     text = f"no such key; allowed: {', '.join(siblings)}"
     if hint := nearest(str(key), siblings):
         return text + hint
