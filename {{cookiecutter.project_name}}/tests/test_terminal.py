@@ -11,6 +11,7 @@ import pytest
 from logger.console import add_verbosity, log, progress_bar, set_up_logging
 from trainer.stopwatch import Stopwatch
 from trainer.trainer import Trainer
+from utils.errors import Interrupted, run
 
 
 class Terminal(io.StringIO):
@@ -110,3 +111,19 @@ def test_the_stopwatch_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatc
     watch.start()
     assert watch.read_window() == {"samples_per_second": 2.0, "data_wait": 0.25}
     assert watch.read() == {"seconds": 0.0, "samples_per_second": 0.0, "data_wait": 0.0}
+
+
+def test_a_second_ctrl_c_does_not_hide_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped_and_once_more() -> int:
+        try:
+            raise Interrupted(2, "to go on: …")
+        finally:  # where the report is drawn
+            raise KeyboardInterrupt
+
+    def stopped_early() -> int:
+        raise KeyboardInterrupt
+
+    assert run(stopped_and_once_more) == 130
+    assert capsys.readouterr().err == "to go on: …\n"
+    assert run(stopped_early) == 130
+    assert capsys.readouterr().err == "stopped\n"

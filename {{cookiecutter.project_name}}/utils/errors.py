@@ -67,6 +67,13 @@ def _nobody_listens() -> bool:
     return False
 
 
+def _said_before(error: BaseException | None) -> str | None:
+    """Return how to go on with a run that was stopped, where Ctrl-C came once more before it could be said."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return str(error) if error else None
+
+
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit code of the process.
 
@@ -86,8 +93,8 @@ def run(main: Callable[[], int]) -> int:
         code, message = 1, str(error)
     except Diverged as error:
         code, message = 3, str(error)
-    except KeyboardInterrupt:
-        code, message = 130, "stopped"
+    except KeyboardInterrupt as error:
+        code, message = 130, _said_before(error) or "stopped"
     except Interrupted as error:
         code, message = 128 + error.signum, str(error)
     except BrokenPipeError:
