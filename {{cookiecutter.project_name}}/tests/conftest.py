@@ -104,8 +104,10 @@ def run_in_processes(count: int, function: Callable[..., None], *args: Any) -> N
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    forks = sys.platform == "linux" and not torch.cuda.is_available()  # saves the imports; CUDA does not survive it
-    context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    # Forks of a process that has imported torch and done nothing else: this one has threads, which no fork survives.
+    context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    if sys.platform != "win32":
+        context.set_forkserver_preload(["torch.distributed.fsdp"])
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     own = [{**shared, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
     processes = [context.Process(target=_call, args=(environment, function, *args)) for environment in own]
