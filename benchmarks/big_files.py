@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}}"))
+
+from data_loaders.token_file import header_of
 
 CHUNK = 10_000_000  # bytes
 ROW = 1000  # bytes of a row of text
@@ -15,13 +20,14 @@ def write_tokens(folder: Path, name: str, megabytes: int) -> None:
     """Write a file of random tokens, and its header."""
     generator = np.random.default_rng(0)
     left = count = megabytes * 1_000_000 // 2
-    with (folder / f"{name}.bin").open("wb") as file:
+    path = folder / f"{name}.bin"
+    with path.open("wb") as file:
         while left:
             number = min(left, CHUNK)
             file.write(generator.integers(0, 257, number, np.uint16).astype("<u2").tobytes())
             left -= number
     header = {"dtype": "uint16", "vocabulary": 257, "num_tokens": count, "bytes_per_token": 1.0}
-    (folder / f"{name}.bin.json").write_text(json.dumps(header), encoding="utf-8")
+    header_of(path).write_text(json.dumps(header), encoding="utf-8")
 
 
 def write_table(folder: Path, name: str, megabytes: int) -> None:

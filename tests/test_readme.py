@@ -81,7 +81,7 @@ for words in json.loads(sys.argv[1]):
         try:
             runpy.run_path(words[0], run_name="__main__")
         except SystemExit as end:
-            assert not end.code, words
+            assert not end.code, (words, output.getvalue())
     said.append(output.getvalue())
 print(json.dumps(said))
 """

@@ -29,7 +29,8 @@ def run_trial(arguments: argparse.Namespace, config: Config | None) -> bool:
     Raises:
         UserError: its file is not there, or there is no config to try.
     """
-    chosen = [name for name in TRIALS if getattr(arguments, name) is not None and getattr(arguments, name) is not False]
+    asked = {name: getattr(arguments, name) for name in TRIALS}
+    chosen = [name for name, value in asked.items() if value is not None and value is not False]
     if not chosen:
         return False
     name, option = chosen[0], "--" + chosen[0].replace("_", "-")

@@ -102,15 +102,14 @@ def _unfreeze(config: Config) -> Iterator[Problem]:
 
 def _strategy(config: Config) -> Iterator[Problem]:
     settings = config.trainer
-    for key, strategy in (("strategy", settings.strategy), ("sharded_checkpoints", "fsdp")):
-        if key == "sharded_checkpoints" and not settings.sharded_checkpoints:
-            return
+    asked = {"strategy": settings.strategy} | ({"sharded_checkpoints": "fsdp"} if settings.sharded_checkpoints else {})
+    for key, strategy in asked.items():
         try:
             registry.find("strategy", strategy)
         except ConfigError as error:
             yield Problem(("trainer", key), error.problems[0])
             return
-    if settings.strategy != "fsdp":
+    if settings.sharded_checkpoints and settings.strategy != "fsdp":
         text = f'found true, but with trainer.strategy {shown(settings.strategy)} no process has a share; needs "fsdp"'
         yield Problem(("trainer", "sharded_checkpoints"), text)
 
