@@ -20,7 +20,7 @@ def model_graph(trainer: "Trainer") -> Any:
     """Trace the model on two samples of the validation data, and leave it as it was.
 
     Returns:
-        What `FileWriter.add_graph` takes.
+        The graph as TensorBoard takes it, a message of type `GraphDef`.
 
     Raises:
         Exception: anything at all, for a model that cannot be traced; not every model can.
@@ -36,7 +36,7 @@ def model_graph(trainer: "Trainer") -> Any:
         with torch.no_grad(), uncompiled(model), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             batch = move(loader.load(list(range(min(2, len(loader.dataset))))), trainer.device)
-            return graph(model, _inputs(trainer, model, batch))
+            return graph(model, _inputs(trainer, model, batch))[0]
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 
 from logger.console import log
 from logger.contents import epoch_tags, hyperparameters, is_due, picture, step_tags, weights_and_gradients
+from logger.event_file import EVENT_FILES, EventFile
 from logger.model_graph import model_graph
 from logger.observer import AppendOnlyFiles, Observer
 
@@ -37,32 +38,29 @@ class TensorBoard(Observer):
                 multiple of `trainer.log_every`); None draws none.
         """
         super().__init__(run_dir)
-        # Imported here because it takes a third of a second, and only training needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
         self.histograms_every = histograms_every
-        self._files = AppendOnlyFiles(run_dir, "events.out.tfevents.*")
-        self._new_writer = SummaryWriter
-        self._writer: Any = None
+        self._files = AppendOnlyFiles(run_dir, EVENT_FILES)
+        self._file: EventFile | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
         """Open a new event file."""
         self._trainer = trainer
-        # A TensorBoard that is open while the run is resumed also forgets what was cut off.
-        self._writer = self._new_writer(str(self.run_dir), purge_step=trainer.progress.step + 1)
+        self._file = EventFile(self.run_dir, trainer.progress.step + 1)
         if trainer.progress.step == 0:
             self._introduce(trainer)
 
     def _introduce(self, trainer: "Trainer") -> None:
         """Write what is known before the first step."""
+        from torch.utils.tensorboard.summary import custom_scalars, text
+
         config = trainer.config.model_dump_json(by_alias=True, indent=2)
-        self._writer.add_text("config", "```json\n" + config + "\n```", 0)
-        self._writer.add_text("parameter groups", trainer.describe_groups().replace("\n", "\n\n"), 0)
+        self._add(summary=text("config", "```json\n" + config + "\n```"))
+        self._add(summary=text("parameter groups", trainer.describe_groups().replace("\n", "\n\n")))
         quantities = ["loss", *trainer.metrics.per_sample, *trainer.metrics.collected]
-        self._writer.add_custom_scalars(_layout(quantities))
-        self._writer.file_writer.add_summary(_hyperparameters(hyperparameters(trainer.config))[0])
+        self._add(summary=custom_scalars(_layout(quantities)))
+        self._add(summary=_hyperparameters(hyperparameters(trainer.config))[0])
         try:
-            self._writer.file_writer.add_graph(model_graph(trainer))
+            self._add(graph_def=model_graph(trainer).SerializeToString())
         except Exception as error:  # the tracer of torch may raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             log.info("TensorBoard will show no graph of the model: it cannot be traced (%s)", reason)
@@ -74,52 +72,48 @@ class TensorBoard(Observer):
             from torch.utils.tensorboard.summary import histogram
 
             found = weights_and_gradients(self._trainer.model)
-            self._add([value for name, numbers in found for value in histogram(name, numbers, _BINS).value], step)
+            values = [value for name, numbers in found for value in histogram(name, numbers, _BINS).value]
+            self._add(step=step, summary={"value": values})
 
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
         """Write the epoch's scalars."""
         self._write(epoch_tags(scalars, self._trainer.monitor), step)
 
-    def _write(self, tags: dict[str, float], step: int) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
-
-        self._add([Summary.Value(tag=tag, simple_value=value) for tag, value in tags.items()], step)
-
-    def _add(self, values: list[Any], step: int) -> None:
-        """Write values as one event: each event waits in a queue and is checksummed by itself."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
-
-        self._writer.file_writer.add_summary(Summary(value=values), step)
-
     def on_figure(self, name: str, figure: "Figure", step: int) -> None:
         """Write a picture."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
-
-        # Not by `add_figure`, which draws with pyplot, and once more for every tracker.
+        # Not by `SummaryWriter.add_figure`, which draws with pyplot, and once more for every tracker.
         png = picture(figure)
         width, height = struct.unpack(">II", png[16:24])
-        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        self._add([Summary.Value(tag=name, image=image)], step)
+        image = {"width": width, "height": height, "colorspace": 4, "encoded_image_string": png}
+        self._add(step=step, summary={"value": [{"tag": name, "image": image}]})
 
     def on_text(self, name: str, text: str, step: int) -> None:
         """Write a text, which TensorBoard takes for Markdown: indented, it is shown as it is."""
-        self._writer.add_text(name, indent(text, "    ", lambda _: True), step)
+        from torch.utils.tensorboard import summary
+
+        self._add(step=step, summary=summary.text(name, indent(text, "    ", lambda _: True)))
 
     def on_end(self, trainer: "Trainer") -> None:
         """Mark the run as finished in the table of hyperparameters."""
-        self._writer.file_writer.add_summary(_hyperparameters({})[1])
+        self._add(summary=_hyperparameters({})[1])
+
+    def _write(self, tags: dict[str, float], step: int) -> None:
+        # As one event: each is checksummed by itself, in Python.
+        self._add(step=step, summary={"value": [{"tag": tag, "simple_value": tags[tag]} for tag in tags]})
+
+    def _add(self, **content: Any) -> None:
+        assert self._file is not None, "a run is watched from `on_start` on"
+        self._file.add(**content)
 
     def close(self) -> None:
-        """Write what is waiting."""
-        if self._writer is not None:
+        """Close the event file."""
+        if self._file is not None:
             # The last checkpoint saw everything before it written; an error now must not hide why the run ends.
             with suppress(OSError):
-                self._writer.close()
+                self._file.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the lengths of the event files, after seeing them written."""
-        if self._writer is not None:
-            self._writer.flush()
+        """Return the lengths of the event files."""
         return {"sizes": self._files.sizes()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

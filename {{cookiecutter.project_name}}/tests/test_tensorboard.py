@@ -11,6 +11,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-
 from tensorboard.plugins.hparams import plugin_data_pb2  # type: ignore[import-untyped]
 from torch import nn
 
+from logger.event_file import EventFile
 from logger.model_graph import model_graph
 from trainer.trainer import Trainer
 from utils.seeding import RandomState
@@ -85,6 +86,23 @@ def test_histograms_text_and_graph_are_there(watched: tuple[Trainer, Any]) -> No
     assert any("linear" in node.name for node in events.Graph().node)
 
 
+def test_a_run_that_goes_on_where_the_clock_is_behind_is_shown_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = EventAccumulator(str(tmp_path))
+    for second, first_step in ((100_000.5, 1), (99_000.5, 3), (100_000.9, 5)):
+        monkeypatch.setattr("logger.event_file.time.time", lambda second=second: second)
+        file = EventFile(tmp_path, first_step)
+        for step in range(first_step, first_step + 3):  # the third is beyond the checkpoint
+            file.add(step=step, summary={"value": [{"tag": "loss", "simple_value": first_step}]})
+            shown.Reload()
+        file.close()
+    assert [(event.step, event.value) for event in shown.Scalars("loss")] == [
+        (1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (6, 5), (7, 5)
+    ]  # fmt: skip
+    assert [event.step for event in events_of(tmp_path).Scalars("loss")] == list(range(1, 8))
+
+
 def test_watching_changes_no_bit(tiny: MakeTrainer) -> None:
     watched, alone = tiny(loggers={"tensorboard": {"histograms_every": 1}}), tiny()
     for trainer in (watched, alone):
@@ -118,7 +136,7 @@ def test_drawing_the_graph_leaves_the_model_as_it_was(tiny: MakeTrainer) -> None
     assert str(RandomState().state_dict()) == random
     assert not any(module._forward_pre_hooks for module in trainer.model.modules())
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
-    assert model_graph(trainer)[0].node
+    assert model_graph(trainer).node
 
 
 class Untraceable(nn.Linear):
