@@ -39,7 +39,12 @@ class Plots(Observer):
         best = next((line["epoch"] for line in reversed(lines) if line["best"]), None)
         columns = min(3, len(quantities))
         rows = -(-len(quantities) // columns)
-        figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
+        width, height = 5 * columns, 3.6 * rows
+        figure = Figure(figsize=(width, height))
+        # Room for labels, in inches; to compute it takes matplotlib as long as to draw.
+        figure.subplots_adjust(
+            left=0.6 / width, right=1 - 0.2 / width, bottom=0.5 / height, top=1 - 0.4 / height, wspace=0.2, hspace=0.36
+        )
         for number, quantity in enumerate(quantities, 1):
             axis = figure.add_subplot(rows, columns, number)
             for split, colour in (("train", "C0"), ("val", "C1")):
