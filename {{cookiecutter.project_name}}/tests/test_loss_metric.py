@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -135,6 +136,34 @@ def test_what_does_not_fit_is_explained(config: Config, output: object, wanted: 
     config.loss = Component(type="cross_entropy")
     with pytest.raises(UserError, match=message):
         Criterion(config, torch.device("cpu"))(output, wanted)
+
+
+CLASSES = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+TOKENS = (torch.zeros(4, 5, 3), torch.zeros(4, 5, dtype=torch.int64))
+NUMBERS = (torch.zeros(4, 1), torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "pair", "better"),
+    [
+        ("cross_entropy", TOKENS, "token_cross_entropy"),
+        ("cross_entropy", NUMBERS, "MSELoss"),
+        ("cross_entropy", (torch.zeros(4), torch.zeros(4)), "MSELoss"),
+        ("CrossEntropyLoss", TOKENS, "token_cross_entropy"),
+        ("CrossEntropyLoss", NUMBERS, "MSELoss"),
+        ("token_cross_entropy", CLASSES, "cross_entropy"),
+        ("token_cross_entropy", NUMBERS, "MSELoss"),
+        ("NormalizedMSELoss", CLASSES, "cross_entropy"),
+        ("BCEWithLogitsLoss", CLASSES, "cross_entropy"),
+    ],
+)
+def test_a_loss_that_fits_is_named(
+    config: Config, loss: str, pair: tuple[torch.Tensor, torch.Tensor], better: str
+) -> None:
+    config.loss = Component(type=loss)
+    shapes = rf"loss {loss}: .* output has shape {re.escape(str(tuple(pair[0].shape)))}"
+    with pytest.raises(UserError, match=rf"{shapes}.*; loss\.type={better}\b.* is for these"):
+        Criterion(config, torch.device("cpu"))(*pair)
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
