@@ -166,7 +166,7 @@ def test_a_loss_that_fits_is_named(
         Criterion(config, torch.device("cpu"))(*pair)
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.filterwarnings("error")  # only our answer is to be seen
 @pytest.mark.parametrize("loss", ["MSELoss", "BCEWithLogitsLoss"])
 def test_a_loss_of_torch_that_wants_other_targets_is_explained(
     config: Config, loss: str, scores: torch.Tensor, targets: torch.Tensor
@@ -177,7 +177,7 @@ def test_a_loss_of_torch_that_wants_other_targets_is_explained(
         Criterion(config, torch.device("cpu"))(scores, targets)
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.filterwarnings("error")  # only our answer is to be seen
 @pytest.mark.parametrize("loss", ["MSELoss", "KLDivLoss", "HingeEmbeddingLoss"])
 @pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (4, 1)), ((1, 1), (1,)), ((4, 3), (3,)), ((1, 3), (4, 3))])
 def test_outputs_and_targets_are_not_broadcast(config: Config, loss: str, shapes: tuple[tuple[int, ...], ...]) -> None:

@@ -40,7 +40,7 @@ class Criterion:
                 in the loss keeps its own exception.
         """
         try:
-            values = self.function(output, targets)
+            values = self._values(output, targets)
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
             better = self._better(output, targets)
             found = explain_misfit(output, targets, certain=self.of_library or bool(better))
@@ -57,6 +57,13 @@ class Criterion:
                 f"loss {self.name}: {_shapes(output, targets)}; it compares them one by one: make them alike"
             )
         return _weighted(values)
+
+    def _values(self, output: Any, targets: Any) -> Any:
+        if not self.of_library or getattr(output, "shape", None) == getattr(targets, "shape", None):
+            return self.function(output, targets)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using a target size")  # what is broadcast is refused afterwards
+            return self.function(output, targets)
 
     def _better(self, output: Any, targets: Any) -> str:
         """Say which losses fit, to end a message with, if this is not one of them and known well enough to tell."""
