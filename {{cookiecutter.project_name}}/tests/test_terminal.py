@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from logger.console import add_verbosity, log, progress_bar, set_up_logging
+from trainer.closing import NOTHING_TRAINED
 from trainer.stopwatch import Stopwatch
 from trainer.trainer import Trainer
+from utils.config import Config
 from utils.errors import Interrupted, run
 
 
@@ -127,3 +130,28 @@ def test_a_second_ctrl_c_does_not_hide_how_to_go_on(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "to go on: …\n"
     assert run(stopped_early) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("trainer.check.check_first_batch", signal.SIGINT),
+        ("utils.environment.record_environment", signal.SIGINT),
+        ("logger.observer.Observers.on_start", signal.SIGINT),
+        ("logger.observer.Observers.on_start", signal.SIGTERM),
+    ],
+)
+def test_a_run_that_is_stopped_before_its_first_step_leaves_no_folder(
+    moment: str,
+    number: signal.Signals,
+    config: Config,
+    tmp_path: Path,
+    script: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(moment, lambda *_: signal.raise_signal(number))
+    (tmp_path / "c.json").write_text(config.model_dump_json(by_alias=True, exclude={"schema_"}), encoding="utf-8")
+    assert script("train.py", "-c", tmp_path / "c.json") == 128 + number
+    assert capsys.readouterr().err == f"{NOTHING_TRAINED}\n"
+    assert list(tmp_path.glob("*/*")) == []

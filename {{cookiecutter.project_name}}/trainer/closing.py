@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
+NOTHING_TRAINED = "stopped before the first step: nothing was trained or kept; to start again, repeat the command"
+
 
 def resume_command(run_dir: Path) -> str:
     """Return the command that continues a run."""
