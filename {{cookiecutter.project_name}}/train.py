@@ -33,7 +33,7 @@ from utils.config import Config
 from utils.config_files import config_from_dict, load_config
 from utils.distributed import from_main, is_main, process_group
 from utils.environment import record_environment
-from utils.errors import Interrupted, run
+from utils.errors import Interrupted, main_speaks_first, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,8 +63,8 @@ def main() -> int:
 
         print(describe(), flush=True)
         return 0
-    config = load_config(arguments.config, arguments.words) if arguments.config else None
-    with process_group():
+    with process_group(), main_speaks_first():
+        config = load_config(arguments.config, arguments.words) if arguments.config else None
         return 0 if run_trial(arguments, config) else check_or_train(arguments, config)
 
 

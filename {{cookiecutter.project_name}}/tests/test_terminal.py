@@ -92,6 +92,18 @@ def test_only_the_main_process_speaks(
     assert not (tmp_path / "train.log").exists()
 
 
+@pytest.mark.parametrize(("rank", "local_rank", "waits"), [(0, 0, 0), (1, 1, 2), (2, 0, 1), (3, 1, 2)])
+def test_a_mistake_that_all_processes_find_is_said_by_the_main_one_first(
+    rank: int, local_rank: int, waits: int, script: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert script("train.py", "-c", "missing.json") == 2
+    assert waited == [waits]
+
+
 def test_the_stopwatch_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
