@@ -23,7 +23,7 @@ from pathlib import Path
 from logger.console import add_verbosity, log, set_up_logging
 from trainer.build import build_trainer
 from trainer.check import check, check_first_batch
-from trainer.closing import NOTHING_TRAINED, next_steps
+from trainer.closing import NOTHING_TRAINED, next_steps, nothing_left
 from trainer.restarts import remember_run, what_to_resume
 from trainer.restoring import restore
 from trainer.run_folder import RunLock, create_run_folder, find_checkpoint, run_folder_of
@@ -120,7 +120,7 @@ def train(trainer: Trainer, headline: str) -> int:
         record(trainer, run_dir)
     log.info(headline)
     if trainer.is_finished():
-        log.info("this run is finished; to train it longer, add trainer.epochs=%d", 2 * trainer.progress.epoch)
+        log.info(nothing_left(trainer))
     trainer.train()
     log.info(next_steps(trainer))
     return 0

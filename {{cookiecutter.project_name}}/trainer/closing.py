@@ -24,6 +24,16 @@ def farewell(trainer: "Trainer", signum: int) -> str:
     )
 
 
+def nothing_left(trainer: "Trainer") -> str:
+    """Say why a run that is to go on is finished already, and how it can be trained longer."""
+    done, epochs = trainer.progress.epoch, trainer.config.trainer.epochs
+    if done < epochs:
+        return f"this run was stopped early; to train it longer, raise trainer.early_stop={trainer.monitor.patience}"
+    why = f"has trained {done} epochs, and trainer.epochs={epochs} is less" if done > epochs else "is finished"
+    longer = f"to train it longer, add trainer.epochs={2 * done}; for a new one, leave out -r"
+    return f"this run {why}: nothing is left to do; {longer}"
+
+
 def next_steps(trainer: "Trainer") -> str:
     """Say what came out of a run that is finished, and what to do with it."""
     monitor, progress, run_dir = trainer.monitor, trainer.progress, trainer.saver.run_dir
