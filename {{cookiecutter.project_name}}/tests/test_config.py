@@ -12,7 +12,7 @@ from utils.config import Component
 from utils.config_files import config_from_dict, load_config
 from utils.config_help import SCHEMA_FILE, describe
 from utils.config_rules import check_against_data
-from utils.errors import ConfigError
+from utils.errors import EXTRA, ConfigError
 from utils.registry import build, find
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +135,16 @@ def test_a_strategy_whose_file_was_deleted_is_refused(
     monkeypatch.setitem(registry.STRATEGIES, "fsdp", ("deleted", "Sharding"))
     name = word.partition("=")[0]
     expected = f'command line: {name}: needs strategy "fsdp", but this project has no trainer/deleted.py; it has "ddp"'
-    assert problems_of(tmp_path, "{}", word) == expected
+    assert problems_of(tmp_path, "{}", word) == f"{expected}; {EXTRA}"
+
+
+@pytest.mark.parametrize(
+    ("section", "type_"), [("loggers", "layer_watch"), ("loggers", "wandb"), ("data_loader", "hf_text.HFTextLoaders")]
+)
+def test_where_a_part_that_was_deleted_is_to_be_had(monkeypatch: pytest.MonkeyPatch, section: str, type_: str) -> None:
+    monkeypatch.setattr(registry, "_exists", lambda *_: False)
+    with pytest.raises(ConfigError, match=f"this project has no .*{type_.partition('.')[0]}.py.*; {EXTRA}$"):
+        find(section, type_)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 from utils.distributed import local_rank, peer_was_lost, rank
 
+# Ends a message about a part that the template can do without, and that this project lacks.
+EXTRA = "the missing part is an extra: copy it, and what it imports, from a project generated with extras=full"
+
 
 class UserError(Exception):
     """A mistake of the user: one readable message, exit code 2, no traceback."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from utils.config import Component, Metric
 from utils.config_problems import closest, nearest, shown, unknown
-from utils.errors import ConfigError
+from utils.errors import EXTRA, ConfigError
 from utils.libraries import from_library, library
 
 # Here a type is `file.Name`: the folder may have many files.
@@ -37,8 +37,9 @@ TYPES = {
 }
 # What `trainer.strategy` names: a file of trainer/, which need not exist, and a class in it.
 STRATEGIES = {"ddp": ("parallel", "Parallel"), "fsdp": ("sharding", "Sharding")}
-# Files of logger/ that every run uses anyway, and those that a project may do without.
+# Files of logger/ that every run uses anyway, and those of two folders that a project may do without.
 BUILT_IN_LOGGERS = ("build", "console", "contents", "figures", "metrics_file", "model_graph", "observer")
+OPTIONAL_DATA = ("hf_images", "hf_table", "hf_text")
 OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "table_figures", "text_figures", "wandb")
 
 
@@ -117,6 +118,8 @@ def _from_package(package: str, type_: str) -> Callable[..., Any]:
     if not _exists(package, file):
         files = _files(package)
         text = f"found {shown(type_)}, but this project has no file {package}/{file}.py"
+        if package == "data_loaders" and file in OPTIONAL_DATA:
+            raise ConfigError([f"{text}; {EXTRA}"])
         close = closest(name or file, types)
         hint = f"; did you mean `{types[close]}`?" if close else nearest(file, files, after=f".{name or '<name>'}")
         raise ConfigError([f"{text}; allowed: {', '.join(sorted(types.values()))}{hint}"])
@@ -146,15 +149,16 @@ def _strategy(name: str) -> Callable[..., Any]:
     if not _exists("trainer", file):
         there = [shown(each) for each, (other, _) in STRATEGIES.items() if _exists("trainer", other)]
         text = f"needs strategy {shown(name)}, but this project has no trainer/{file}.py; it has {', '.join(there)}"
-        raise ConfigError([text])
+        raise ConfigError([f"{text}; {EXTRA}"])
     return _defined_in("trainer", file)[class_]
 
 
 def _observer(file: str) -> Callable[..., Any]:
     if not _exists("logger", file) or file in BUILT_IN_LOGGERS:
         files = _files("logger")
-        text = f"this project has no logger in logger/{file}.py; allowed: {', '.join(files)}"
-        raise ConfigError([text + nearest(file, files)])
+        text = f"this project has no logger in logger/{file}.py"
+        extra = f"; {EXTRA}" if file in OPTIONAL_LOGGERS else nearest(file, files)
+        raise ConfigError([f"{text}; allowed: {', '.join(files)}{extra}"])
     targets = _subclasses(_defined_in("logger", file), "logger.observer", "Observer")
     if not targets:
         raise ConfigError([f"logger/{file}.py defines no subclass of logger.observer.Observer"])
