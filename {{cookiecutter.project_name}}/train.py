@@ -64,7 +64,10 @@ def main() -> int:
         print(describe(), flush=True)
         return 0
     with process_group(), main_speaks_first():
-        config = load_config(arguments.config, arguments.words) if arguments.config else None
+        try:
+            config = load_config(arguments.config, arguments.words) if arguments.config else None
+        except KeyboardInterrupt:  # reading a config imports libraries, which takes its time
+            raise Interrupted(signal.SIGINT, NOTHING_TRAINED) from None
         return 0 if run_trial(arguments, config) else check_or_train(arguments, config)
 
 
