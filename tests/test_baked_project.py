@@ -128,6 +128,7 @@ def test_asking_for_a_room_that_is_not_there_is_told_in_words(minimal: Path) -> 
     result = train(minimal, "-c", "config.json", "loggers.plots=true")
     assert result.returncode == 2
     assert "plots" in result.stderr
+    assert result.stderr.endswith("copy it, and what it imports, from a project generated with extras=full\n")
     assert "Traceback" not in result.stderr
 
 

@@ -55,9 +55,9 @@ def test_the_loop_is_quoted_as_it_stands(baked: Path) -> None:
 
 
 def test_the_table_of_files_names_those_that_are_there(baked: Path) -> None:
-    table = next(text for _, text in blocks(baked / "README.md") if text.startswith("config.json"))
+    tables = [text for _, text in blocks(baked / "README.md") if text.startswith(("config.json", "data_loaders/\n"))]
     shown, folder = set(), ""
-    for line in table.splitlines():
+    for line in "".join(tables).splitlines():
         nested = line.startswith(" ")
         names = line.strip().split("   ")[0].split()
         if not nested:
@@ -127,6 +127,7 @@ def test_the_examples_work(extended: Path, tmp_path: Path) -> None:
     assert len(runs) >= 3
     run_scripts(commands + [["train.py", "-c", "config.json", *words, *short] for words in runs], project)
     assert (project / "saved" / "own" / "results.csv").read_text(encoding="utf-8").count("\n") == 1
+    assert list(project.glob("saved/mapped/*/checkpoints/best.pth"))
     best = str(next(project.glob("saved/gradient_noise/*/checkpoints/best.pth")))
     said = re.findall(r"^\$ python predict\.py \S+(.*)\n(.*\n)", readme.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(said) == ("predict.py" in shown)

@@ -13,7 +13,7 @@ import torch
 from logger.console import log, set_up_logging
 from trainer.build import build_trainer
 from trainer.restoring import load_weights
-from trainer.summary import describe
+from trainer.summary import describe, few
 from utils.config_files import config_from_dict
 from utils.errors import UserError, run
 from utils.replaying import replay
@@ -47,7 +47,7 @@ def main() -> int:
     load_weights(trainer.model, saved["model"])
     trainer.freezing.set_epoch(saved["epoch"])
     trainer.freezing.train_mode()
-    log.info("step %d, samples %s: batch %s", saved["step"] + 1, saved["indices"], describe(saved["batch"]))
+    log.info("step %d, samples %s: batch %s", saved["step"] + 1, few(saved["indices"]), describe(saved["batch"]))
     log.info(replay(trainer, saved["batch"], saved["random"]))
     return 0
 

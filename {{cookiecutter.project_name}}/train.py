@@ -16,13 +16,14 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
 from logger.console import add_verbosity, log, set_up_logging
 from trainer.build import build_trainer
 from trainer.check import check, check_first_batch
-from trainer.closing import next_steps
+from trainer.closing import NOTHING_TRAINED, next_steps, nothing_left
 from trainer.restarts import remember_run, what_to_resume
 from trainer.restoring import restore
 from trainer.run_folder import RunLock, create_run_folder, find_checkpoint, run_folder_of
@@ -32,7 +33,7 @@ from utils.config import Config
 from utils.config_files import config_from_dict, load_config
 from utils.distributed import from_main, is_main, process_group
 from utils.environment import record_environment
-from utils.errors import run
+from utils.errors import Interrupted, main_speaks_first, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,8 +63,11 @@ def main() -> int:
 
         print(describe(), flush=True)
         return 0
-    config = load_config(arguments.config, arguments.words) if arguments.config else None
-    with process_group():
+    with process_group(), main_speaks_first():
+        try:
+            config = load_config(arguments.config, arguments.words) if arguments.config else None
+        except KeyboardInterrupt:  # reading a config imports libraries, which takes its time
+            raise Interrupted(signal.SIGINT, NOTHING_TRAINED) from None
         return 0 if run_trial(arguments, config) else check_or_train(arguments, config)
 
 
@@ -81,14 +85,22 @@ def check_or_train(arguments: argparse.Namespace, config: Config | None) -> int:
 
 
 def start(config: Config) -> int:
-    """Train from the beginning, in a new folder."""
-    trainer = build_trainer(config, starting_weights=True)
-    layers = check_first_batch(trainer)
-    run_dir = from_main(create_run_folder(Path(config.trainer.save_dir), config.name) if is_main() else Path())
-    if is_main():
-        RunLock(run_dir).acquire()
-    trainer.open_run(run_dir)
-    return train(trainer, f"{layers}\n{trainer.describe_groups()}\ntraining in {run_dir}".lstrip())
+    """Train from the beginning, in a new folder; it goes again if the run is stopped before the first step."""
+    trainer = run_dir = None
+    try:
+        trainer = build_trainer(config, starting_weights=True)
+        layers = check_first_batch(trainer)
+        run_dir = from_main(create_run_folder(Path(config.trainer.save_dir), config.name) if is_main() else Path())
+        if is_main():
+            RunLock(run_dir).acquire()
+        trainer.open_run(run_dir)
+        return train(trainer, f"{layers}\n{trainer.describe_groups()}\ntraining in {run_dir}".lstrip())
+    except (KeyboardInterrupt, Interrupted) as stop:
+        if trainer and trainer.progress.step:
+            raise
+        if run_dir and is_main():
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise Interrupted(getattr(stop, "signum", signal.SIGINT), NOTHING_TRAINED) from None
 
 
 def resume(path: Path, config: Config | None, words: list[str]) -> int:
@@ -111,7 +123,7 @@ def train(trainer: Trainer, headline: str) -> int:
         record(trainer, run_dir)
     log.info(headline)
     if trainer.is_finished():
-        log.info("this run is finished; to train it longer, add trainer.epochs=%d", 2 * trainer.progress.epoch)
+        log.info(nothing_left(trainer))
     trainer.train()
     log.info(next_steps(trainer))
     return 0

@@ -12,7 +12,7 @@ from utils.config import Component
 from utils.config_files import config_from_dict, load_config
 from utils.config_help import SCHEMA_FILE, describe
 from utils.config_rules import check_against_data
-from utils.errors import ConfigError
+from utils.errors import EXTRA, ConfigError
 from utils.registry import build, find
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +113,7 @@ def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
         ("lr_scheduler={type: ReduceLROnPlateau, interval: step}", 'should be "epoch"'),
         ("optimizer.args.lr=-1", "Invalid learning rate"),
         ("lr=0.1", "did you mean `optimizer.args.lr`?"),
+        ("optimizer={type: SGD, args: {learning_rate: 0.1}}", "did you mean `lr`?"),
         ("loss.type=os.system", "no such type"),
         ("model.type=os.system", "no file model/os.py"),
         ("loggers.carrier_pigeon=true", "no logger in logger/carrier_pigeon.py"),
@@ -134,7 +135,16 @@ def test_a_strategy_whose_file_was_deleted_is_refused(
     monkeypatch.setitem(registry.STRATEGIES, "fsdp", ("deleted", "Sharding"))
     name = word.partition("=")[0]
     expected = f'command line: {name}: needs strategy "fsdp", but this project has no trainer/deleted.py; it has "ddp"'
-    assert problems_of(tmp_path, "{}", word) == expected
+    assert problems_of(tmp_path, "{}", word) == f"{expected}; {EXTRA}"
+
+
+@pytest.mark.parametrize(
+    ("section", "type_"), [("loggers", "layer_watch"), ("loggers", "wandb"), ("data_loader", "hf_text.HFTextLoaders")]
+)
+def test_where_a_part_that_was_deleted_is_to_be_had(monkeypatch: pytest.MonkeyPatch, section: str, type_: str) -> None:
+    monkeypatch.setattr(registry, "_exists", lambda *_: False)
+    with pytest.raises(ConfigError, match=f"this project has no .*{type_.partition('.')[0]}.py.*; {EXTRA}$"):
+        find(section, type_)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,8 @@ def test_a_strategy_whose_file_was_deleted_is_refused(
     [
         ("trainr.Trainer", "; did you mean `trainer.Trainer`?"),
         ("trainer.Trainner", "; did you mean `trainer.Trainer`?"),
-        ("os.Trainer", ""),
+        ("os.Trainer", "; did you mean `trainer.Trainer`?"),
+        ("os.system", ""),
         ("trainer.system", ""),
     ],
 )
@@ -150,6 +161,37 @@ def test_a_hint_is_given_only_where_a_name_is_close(type_: str, hint: str) -> No
     with pytest.raises(ConfigError) as error:
         find("trainer", type_)
     assert str(error.value).partition("; did you mean")[1:] == hint.partition("; did you mean")[1:]
+
+
+@pytest.mark.parametrize(
+    ("section", "type_", "meant"),
+    [
+        ("loss", "mse", "MSELoss"),
+        ("loss", "l1", "L1Loss"),
+        ("optimizer", "adamw", "AdamW"),
+        ("optimizer", "sgd", "SGD"),
+        ("lr_scheduler", "plateau", "ReduceLROnPlateau"),
+        ("metrics", "acc", "accuracy"),
+        ("metrics", "f1", "F1Score"),
+        ("data_loader", "tabels.FolderLoaders", "own_data.FolderLoaders"),
+        ("data_loader", "tables.folder_loaders", "own_data.FolderLoaders"),
+        ("data_loader", "FolderLoaders", "own_data.FolderLoaders"),
+    ],
+)
+def test_the_name_that_was_meant_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, type_: str, meant: str
+) -> None:
+    text = "def helper(): ...\n\n\nclass FolderLoaders(Loaders): ...\n"
+    (tmp_path / "own_data.py").write_text(text, encoding="utf-8")
+    (tmp_path / "tables.py").write_text("def folder_loader(): ...\n", encoding="utf-8")
+    (tmp_path / "__init__.py").touch()
+    monkeypatch.setitem(registry.PACKAGES, "data_loader", tmp_path.name)
+    monkeypatch.setitem(registry.TYPES, tmp_path.name, registry.TYPES["data_loaders"])
+    monkeypatch.syspath_prepend(tmp_path.parent)
+    with pytest.raises(ConfigError) as error:
+        find(section, type_)
+    assert str(error.value).endswith(f"; did you mean `{meant}`?")
+    assert "helper" not in str(error.value)
 
 
 def test_a_logger_that_is_off_need_not_be_there() -> None:

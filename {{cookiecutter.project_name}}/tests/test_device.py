@@ -11,7 +11,7 @@ from trainer.restoring import restore
 from trainer.trainer import Trainer
 from utils.config import Config
 from utils.config_files import load_config
-from utils.device import all_finite, choose_device, move
+from utils.device import all_finite, choose_device, move, not_finite
 from utils.errors import ConfigError, UserError
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
@@ -64,6 +64,9 @@ def test_numbers_that_are_not_finite_are_found_in_batches_of_any_form(bad: float
     assert all_finite({"a": [torch.ones(1), "text"], "b": (torch.ones(2, dtype=torch.int64), None)})
     assert not all_finite({"a": [torch.ones(1), torch.tensor([0.0, bad])]})
     assert not all_finite((torch.ones(1), {"b": torch.tensor(bad)}))
+    assert not_finite({"a": [torch.tensor([[0.0, bad], [0, 0], [bad, 0]])], "b": torch.tensor(1)}, [7, 5, 3]) == [7, 3]
+    assert not_finite((torch.ones(2), torch.ones(1, 5) * bad), [7, 5]) == [7]
+    assert not_finite(torch.ones(2), [7, 5]) == []
 
 
 @needs_cuda

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -137,7 +138,35 @@ def test_what_does_not_fit_is_explained(config: Config, output: object, wanted: 
         Criterion(config, torch.device("cpu"))(output, wanted)
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size")
+CLASSES = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+TOKENS = (torch.zeros(4, 5, 3), torch.zeros(4, 5, dtype=torch.int64))
+NUMBERS = (torch.zeros(4, 1), torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "pair", "better"),
+    [
+        ("cross_entropy", TOKENS, "token_cross_entropy"),
+        ("cross_entropy", NUMBERS, "MSELoss"),
+        ("cross_entropy", (torch.zeros(4), torch.zeros(4)), "MSELoss"),
+        ("CrossEntropyLoss", TOKENS, "token_cross_entropy"),
+        ("CrossEntropyLoss", NUMBERS, "MSELoss"),
+        ("token_cross_entropy", CLASSES, "cross_entropy"),
+        ("token_cross_entropy", NUMBERS, "MSELoss"),
+        ("NormalizedMSELoss", CLASSES, "cross_entropy"),
+        ("BCEWithLogitsLoss", CLASSES, "cross_entropy"),
+    ],
+)
+def test_a_loss_that_fits_is_named(
+    config: Config, loss: str, pair: tuple[torch.Tensor, torch.Tensor], better: str
+) -> None:
+    config.loss = Component(type=loss)
+    shapes = rf"loss {loss}: .* output has shape {re.escape(str(tuple(pair[0].shape)))}"
+    with pytest.raises(UserError, match=rf"{shapes}.*; loss\.type={better}\b.* is for these"):
+        Criterion(config, torch.device("cpu"))(*pair)
+
+
+@pytest.mark.filterwarnings("error")  # only our answer is to be seen
 @pytest.mark.parametrize("loss", ["MSELoss", "BCEWithLogitsLoss"])
 def test_a_loss_of_torch_that_wants_other_targets_is_explained(
     config: Config, loss: str, scores: torch.Tensor, targets: torch.Tensor
@@ -148,7 +177,7 @@ def test_a_loss_of_torch_that_wants_other_targets_is_explained(
         Criterion(config, torch.device("cpu"))(scores, targets)
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.filterwarnings("error")  # only our answer is to be seen
 @pytest.mark.parametrize("loss", ["MSELoss", "KLDivLoss", "HingeEmbeddingLoss"])
 @pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (4, 1)), ((1, 1), (1,)), ((4, 3), (3,)), ((1, 3), (4, 3))])
 def test_outputs_and_targets_are_not_broadcast(config: Config, loss: str, shapes: tuple[tuple[int, ...], ...]) -> None:

@@ -1,6 +1,7 @@
 """Stopping and going on: a run that was stopped ends with exactly the numbers of one that was not."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from trainer.closing import nothing_left
 from trainer.restoring import restore
-from trainer.run_folder import find_checkpoint
+from trainer.run_folder import find_best, find_checkpoint, run_folder_of
 from trainer.trainer import StepResult, Trainer
-from utils.errors import Diverged, Interrupted
+from utils.errors import Diverged, Interrupted, UserError
 
 # A scheduler that steps with every batch, dropout and momentum: all that would show if a state was lost.
 CHANGES: dict[str, Any] = {
@@ -115,6 +117,31 @@ def test_a_finished_run_can_be_trained_longer(tiny: Callable[..., Trainer]) -> N
     short = tiny(trainer={"epochs": 2})
     short.train()
     assert result(go_on(short.saver.run_dir, tiny(trainer={"epochs": 3}))) == result(whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 1}, "has trained 3 epochs, and trainer.epochs=1 is less: nothing is left to do; .*epochs=6"),
+        ({"epochs": 3}, "is finished: nothing is left to do; .*epochs=6"),
+        ({"epochs": 9, "early_stop": 1}, "was stopped early; .* raise trainer.early_stop=1"),
+    ],
+)
+def test_a_run_with_nothing_left_says_why(tiny: Callable[..., Trainer], settings: dict[str, int], said: str) -> None:
+    trainer = tiny(trainer=settings)
+    trainer.progress.epoch, trainer.monitor.since_best = 3, 1
+    assert trainer.is_finished()
+    assert re.match(f"this run {said}", nothing_left(trainer))
+
+
+def test_the_latest_run_is_named_for_a_folder_of_runs(tmp_path: Path) -> None:
+    for run in ("b/20260101-1", "a/20260102-1"):
+        (tmp_path / run / "checkpoints").mkdir(parents=True)
+    latest = tmp_path / "a" / "20260102-1"
+    for folder in (tmp_path, latest.parent):
+        with pytest.raises(UserError, match=f"the latest is {re.escape(str(latest))}$"):
+            find_best(folder)
+    assert run_folder_of(latest) == latest
 
 
 @pytest.mark.filterwarnings("error")  # torch takes a resumed optimizer for one that has taken no step

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from logger.console import add_verbosity, log, progress_bar, set_up_logging
+from trainer.closing import NOTHING_TRAINED
 from trainer.stopwatch import Stopwatch
 from trainer.trainer import Trainer
+from utils.config import Config
 from utils.errors import Interrupted, run
 
 
@@ -89,6 +92,18 @@ def test_only_the_main_process_speaks(
     assert not (tmp_path / "train.log").exists()
 
 
+@pytest.mark.parametrize(("rank", "local_rank", "waits"), [(0, 0, 0), (1, 1, 2), (2, 0, 1), (3, 1, 2)])
+def test_a_mistake_that_all_processes_find_is_said_by_the_main_one_first(
+    rank: int, local_rank: int, waits: int, script: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert script("train.py", "-c", "missing.json") == 2
+    assert waited == [waits]
+
+
 def test_the_stopwatch_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
@@ -127,3 +142,30 @@ def test_a_second_ctrl_c_does_not_hide_how_to_go_on(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "to go on: …\n"
     assert run(stopped_early) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is open")
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("utils.config_files.load_config", signal.SIGINT),
+        ("trainer.check.check_first_batch", signal.SIGINT),
+        ("utils.environment.record_environment", signal.SIGINT),
+        ("logger.observer.Observers.on_start", signal.SIGINT),
+        ("logger.observer.Observers.on_start", signal.SIGTERM),
+    ],
+)
+def test_a_run_that_is_stopped_before_its_first_step_leaves_no_folder(
+    moment: str,
+    number: signal.Signals,
+    config: Config,
+    tmp_path: Path,
+    script: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(moment, lambda *_: signal.raise_signal(number))
+    (tmp_path / "c.json").write_text(config.model_dump_json(by_alias=True, exclude={"schema_"}), encoding="utf-8")
+    assert script("train.py", "-c", tmp_path / "c.json") == 128 + number
+    assert capsys.readouterr().err == f"{NOTHING_TRAINED}\n"
+    assert list(tmp_path.glob("*/*")) == []

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.errors import EXTRA
+
 
 def test_a_trial_whose_file_was_deleted_is_told_in_words(
     config_file: Path, script: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -13,7 +15,7 @@ def test_a_trial_whose_file_was_deleted_is_told_in_words(
     real = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trainer.overfit" else real(name))
     assert script("train.py", "-c", config_file, "--overfit", "4") == 2
-    assert "--overfit: this project has no trainer/overfit.py" in capsys.readouterr().err
+    assert f"--overfit: this project has no trainer/overfit.py; {EXTRA}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["-r", "run", "--profile"], ["--find-lr", "--profile", "-c"]])

@@ -17,10 +17,10 @@ from trainer.checkpoint import load_checkpoint
 from trainer.restoring import load_weights, with_shards
 from trainer.run_folder import CHECKPOINTS, LAST
 from trainer.saving import Saver
-from trainer.summary import describe, layer_table, output_shapes
+from trainer.summary import describe, few, layer_table, output_shapes
 from trainer.trainer import Trainer
 from utils.compiling import uncompiled
-from utils.device import all_finite
+from utils.device import not_finite
 from utils.distributed import from_main, gathered, is_main
 from utils.errors import UserError
 from utils.seeding import random_state_kept
@@ -59,8 +59,8 @@ def load_first_batch(loader: Loader) -> Any:
     with random_state_kept():
         loader.set_position(0)
         batch, samples = loader.load_batch(0)
-    if not all_finite(batch):
-        raise UserError(f"data_loader: among the samples {samples} there are values that are NaN or infinite")
+    if bad := not_finite(batch, samples):
+        raise UserError(f"data_loader: there are values that are NaN or infinite, in the samples {few(bad)}")
     return batch
 
 

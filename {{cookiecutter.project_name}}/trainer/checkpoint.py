@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import EXTRA, UserError
 
 FORMAT = 1
 SHARDS = "shards"  # the folder, beside the file, of folders of shards
@@ -218,7 +218,7 @@ def load_checkpoint(path: Path, *, whole: bool = True) -> dict[str, Any]:
 
 def _open_shards(path: Path, folder: Path, digests: dict[str, str]) -> Any:
     if importlib.util.find_spec("trainer.shards") is None:
-        raise UserError(f"{path}: its tensors lie in shards, which trainer/shards.py reads, and this project has not")
+        raise UserError(f"{path}: its tensors lie in shards, and this project has no trainer/shards.py; {EXTRA}")
     return importlib.import_module("trainer.shards").Shards(folder, digests)
 
 

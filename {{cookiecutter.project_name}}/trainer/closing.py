@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
+NOTHING_TRAINED = "stopped before the first step: nothing was trained or kept; to start again, repeat the command"
+
 
 def resume_command(run_dir: Path) -> str:
     """Return the command that continues a run."""
@@ -20,6 +22,16 @@ def farewell(trainer: "Trainer", signum: int) -> str:
         f"stopped by {name} after step {progress.step} (epoch {progress.epoch + 1}, batch {progress.batch}); "
         f"to go on: {resume_command(trainer.saver.run_dir)}"
     )
+
+
+def nothing_left(trainer: "Trainer") -> str:
+    """Say why a run that is to go on is finished already, and how it can be trained longer."""
+    done, epochs = trainer.progress.epoch, trainer.config.trainer.epochs
+    if done < epochs:
+        return f"this run was stopped early; to train it longer, raise trainer.early_stop={trainer.monitor.patience}"
+    why = f"has trained {done} epochs, and trainer.epochs={epochs} is less" if done > epochs else "is finished"
+    longer = f"to train it longer, add trainer.epochs={2 * done}; for a new one, leave out -r"
+    return f"this run {why}: nothing is left to do; {longer}"
 
 
 def next_steps(trainer: "Trainer") -> str:

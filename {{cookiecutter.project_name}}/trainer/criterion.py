@@ -16,6 +16,11 @@ from utils.registry import build, metric_name
 
 Measure = Callable[[Any, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 
+# Losses by what they compare, to suggest them; the first of a group is the one to try.
+OF_NUMBERS = ("MSELoss", "NormalizedMSELoss")
+OF_CLASSES = ("cross_entropy", "CrossEntropyLoss")
+OF_TOKENS = ("token_cross_entropy",)
+
 
 class Criterion:
     """The loss; it returns one value per sample (those of a pair have weights), or the mean of the batch."""
@@ -35,17 +40,49 @@ class Criterion:
                 in the loss keeps its own exception.
         """
         try:
-            values = self.function(output, targets)
+            values = self._values(output, targets)
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
-            found = explain_misfit(output, targets, certain=self.of_library)
+            better = self._better(output, targets)
+            found = explain_misfit(output, targets, certain=self.of_library or bool(better))
             if found is None:
                 raise
-            raise UserError(f"loss {self.name}: {found} ({error})") from error
+            raise UserError(f"loss {self.name}: {found} ({error}){better}") from error
+        # A cross entropy takes numbers for probabilities of a single class, and says nothing.
+        of_classes = "crossentropy" in self.name.replace("_", "").lower()
+        if of_classes and fitting_losses(output, targets) == OF_NUMBERS and (output.ndim < 2 or output.shape[1] == 1):
+            found = f"{_shapes(output, targets)}, and these are not scores and numbers of classes"
+            raise UserError(f"loss {self.name}: {found}{self._better(output, targets)}")
         if self.of_library and are_broadcast(output, targets, values):
             raise UserError(
                 f"loss {self.name}: {_shapes(output, targets)}; it compares them one by one: make them alike"
             )
         return _weighted(values)
+
+    def _values(self, output: Any, targets: Any) -> Any:
+        if not self.of_library or getattr(output, "shape", None) == getattr(targets, "shape", None):
+            return self.function(output, targets)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using a target size")  # what is broadcast is refused afterwards
+            return self.function(output, targets)
+
+    def _better(self, output: Any, targets: Any) -> str:
+        """Say which losses fit, to end a message with, if this is not one of them and known well enough to tell."""
+        fitting = fitting_losses(output, targets)
+        known = self.of_library or self.name in (*OF_NUMBERS, *OF_CLASSES, *OF_TOKENS)
+        if not known or self.name in fitting or not fitting:
+            return ""
+        return f"; loss.type={' or '.join(fitting)} is for these"
+
+
+def fitting_losses(output: Any, targets: Any) -> tuple[str, ...]:
+    """Name the losses that are for such an output and such targets, as far as their shapes tell."""
+    if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)):
+        return ()
+    if targets.is_floating_point():
+        return OF_NUMBERS if output.shape == targets.shape else ()
+    if targets.ndim > 1 and output.shape[:-1] == targets.shape:
+        return OF_TOKENS
+    return OF_CLASSES if output.shape[:1] + output.shape[2:] == targets.shape and output.ndim > 1 else ()
 
 
 def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str | None:

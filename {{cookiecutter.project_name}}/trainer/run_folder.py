@@ -92,7 +92,10 @@ def run_folder_of(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"{path}: there is no such run folder or checkpoint file")
     if path.is_dir() and not (path / CHECKPOINTS).is_dir():
-        raise UserError(f"{path}: is not the folder of a run: there is no folder {CHECKPOINTS} in it")
+        inside = [*path.glob(f"*/{CHECKPOINTS}"), *path.glob(f"*/*/{CHECKPOINTS}")]
+        runs = sorted((each.parent for each in inside), key=lambda run: run.name)
+        found = f"; {len(runs)} below it, the latest is {runs[-1]}" if runs else ""
+        raise UserError(f"{path}: is not the folder of a run: there is no folder {CHECKPOINTS} in it{found}")
     return path if path.is_dir() else path.absolute().parent.parent
 
 

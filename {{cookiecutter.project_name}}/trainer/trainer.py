@@ -31,8 +31,9 @@ from trainer.run_folder import LAST
 from trainer.saving import Saver
 from trainer.scaler import Scaler
 from trainer.stopwatch import Stopwatch
+from trainer.summary import few
 from utils.config import Config
-from utils.device import all_finite, choose_device, move, peak_memory
+from utils.device import choose_device, move, not_finite, peak_memory
 from utils.errors import Diverged, Interrupted
 from utils.seeding import RandomStates, random_state_kept
 
@@ -147,19 +148,22 @@ class Trainer:
         """Train until the last epoch, or until early stopping.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; a checkpoint has been written.
+            Interrupted: SIGINT or SIGTERM came; a checkpoint has been written, unless nothing was trained yet.
             Diverged: the loss is not finite; the weights and the last checkpoint are from before.
         """
         self.progress.finished = self.is_finished()
         try:
-            self.observers.on_start(self)
             with self.interrupt, memory_explained(self.device, self.doing):
+                self.observers.on_start(self)
+                self.interrupt.check()
                 while not self.progress.finished:
                     self.train_epoch()
                     self.end_epoch(self.evaluate(self.loaders.valid, "val"))
                 self.saver.wait()
             self.observers.on_end(self)
         except Interrupted as stop:
+            if self.progress.step == 0:
+                raise
             with self.interrupt:
                 self.saver.save(LAST)
             raise Interrupted(stop.signum, farewell(self, stop.signum)) from None
@@ -279,9 +283,10 @@ class Trainer:
         """Say what the step worked on whose loss was not finite, `ago` steps before the latest one."""
         number, step = self.progress.batch - ago, self.progress.step - ago
         batch, samples = self.loaders.train.load_batch(number)
-        cause = "" if all_finite(batch) else "; the batch itself holds values that are NaN or infinite"
+        bad = not_finite(batch, samples)
+        cause = f"; the batch itself holds values that are NaN or infinite, in the samples {few(bad)}" if bad else ""
         return (
             f"the loss is not finite at step {step + 1} (epoch {self.progress.epoch + 1}, batch {number + 1}){cause}\n"
             "the weights were not touched, and checkpoints, if there are any, are from before\n"
-            f"samples of the batch: {samples}"
+            f"samples of the batch: {few(samples)}"
         )

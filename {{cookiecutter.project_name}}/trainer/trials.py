@@ -10,7 +10,7 @@ from data_loaders.loader import Loader
 from trainer.build import build_trainer
 from trainer.check import check_first_batch
 from utils.config import Config
-from utils.errors import UserError
+from utils.errors import EXTRA, UserError
 
 TRIALS = ("overfit", "find_lr", "profile")
 
@@ -37,7 +37,7 @@ def run_trial(arguments: argparse.Namespace, config: Config | None) -> bool:
     if config is None or arguments.resume or len(chosen) > 1:
         raise UserError(f"{option} goes with -c and a config, with no -r, and alone")
     if importlib.util.find_spec(f"trainer.{name}") is None:
-        raise UserError(f"{option}: this project has no trainer/{name}.py")
+        raise UserError(f"{option}: this project has no trainer/{name}.py; {EXTRA}")
     trainer = build_trainer(config, starting_weights=True)
     check_first_batch(trainer)
     trainer.freezing.train_mode()

@@ -41,15 +41,41 @@ def nearest(name: str, names: Iterable[str], before: str = "", after: str = "") 
 
     `before` and `after` are written around the name, but not compared.
     """
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean `{before}{close[0]}{after}`?" if close else ""
+    close = closest(name, names)
+    return f"; did you mean `{before}{close}{after}`?" if close else ""
 
 
-def unknown(what: str, name: str, allowed: Iterable[str], more: str = "") -> str:
-    """Say that a name does not exist, which names do (`more` adds to them), and which is nearest."""
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that was most likely meant, if any is near.
+
+    Best is the same but for capitals and underscores, then an abbreviation (`lr` and `learning_rate`), then similar
+    letters, then one that is a part of the other (`plateau` and `ReduceLROnPlateau`), at its beginning if possible.
+    """
+    plain = {_plain(each): each for each in names}
+    asked = _plain(name)
+    short = [key for key, each in plain.items() if asked == _initials(each) or key == _initials(name)]
+    similar = difflib.get_close_matches(asked, plain, n=1)
+    begun = [key for key in plain if len(asked) > 1 and key.startswith(asked)]
+    parts = [key for key in plain if min(len(asked), len(key)) > 2 and (key in asked or asked in key)]
+    found = [asked] * (asked in plain) + short + similar + sorted(begun, key=len) + sorted(parts, key=len)
+    return plain[found[0]] if found else None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _initials(name: str) -> str:
+    """Return the first letters of a name's words, where it has several."""
+    letters = re.findall("(?<![A-Za-z])[a-z]|[A-Z]", name)
+    return "".join(letters).lower() if len(letters) > 1 else name
+
+
+def unknown(what: str, name: str, allowed: Iterable[str], more: str = "", unlisted: Iterable[str] = ()) -> str:
+    """Say that a name does not exist, which names do (`more` stands for those `unlisted`), and which is nearest."""
     names = sorted(allowed)
     listed = ", ".join(names) or "none"
-    return f"found {shown(name)}, no such {what}; allowed: {listed}{more}{nearest(name, names)}"
+    return f"found {shown(name)}, no such {what}; allowed: {listed}{more}{nearest(name, [*unlisted, *names])}"
 
 
 def structure_problems(data: dict[str, Any]) -> list[Problem]:
@@ -129,8 +155,8 @@ def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath], data: Any) 
     elsewhere: list[KeyPath] = [(name, "args", key) for name, args in arguments.items() if args and key in args]
     elsewhere += [each for each in keys if each[-1] == key]
     text = f"no such key; allowed: {', '.join(siblings)}"
+    if elsewhere and "args" not in siblings:
+        return f"{text}; did you mean `{dotted(elsewhere[0])}`?"
     if hint := nearest(str(key), siblings):
         return text + hint
-    if "args" in siblings:
-        return f"{text}; arguments of the type belong in `{dotted((*path[:-1], 'args'))}`"
-    return text + (f"; did you mean `{dotted(elsewhere[0])}`?" if elsewhere else "")
+    return text + (f"; arguments of the type belong in `{dotted((*path[:-1], 'args'))}`" if "args" in siblings else "")

@@ -84,6 +84,17 @@ def all_finite(batch: Any) -> bool:
     return not isinstance(batch, list | tuple) or all(all_finite(value) for value in batch)
 
 
+def not_finite(batch: Any, samples: list[int]) -> list[int]:
+    """Return which of a batch's samples hold a NaN or an infinity: all, where that cannot be told."""
+    if all_finite(batch):
+        return []
+
+    def has(row: int) -> bool:
+        return not all_finite(map_tensors(lambda tensor: tensor[row : row + 1] if tensor.ndim else tensor, batch))
+
+    return [sample for row, sample in enumerate(samples) if has(row)] or samples
+
+
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Return the most memory that this process has used so far, in MB, under the names of a log entry."""
     peaks = {}

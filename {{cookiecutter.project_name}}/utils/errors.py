@@ -7,9 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from utils.distributed import peer_was_lost, rank
+from utils.distributed import local_rank, peer_was_lost, rank
+
+# Ends a message about a part that the template can do without, and that this project lacks.
+EXTRA = "the missing part is an extra: copy it, and what it imports, from a project generated with extras=full"
 
 
 class UserError(Exception):
@@ -72,6 +77,21 @@ def _said_before(error: BaseException | None) -> str | None:
     while error is not None and not isinstance(error, Interrupted):
         error = error.__context__
     return str(error) if error else None
+
+
+@contextmanager
+def main_speaks_first() -> Iterator[None]:
+    """Delay a mistake of the user in all processes but the main one.
+
+    Most are made in all of them. When the main process has said so, its end makes torchrun end the others, which need
+    not repeat it; on a further machine the first process does the same for the rest. What one process alone finds
+    wrong, it says a little later.
+    """
+    try:
+        yield
+    except UserError:
+        time.sleep(min(rank(), 1) + min(local_rank(), 1))
+        raise
 
 
 def run(main: Callable[[], int]) -> int:

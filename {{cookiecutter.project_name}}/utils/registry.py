@@ -11,11 +11,12 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from utils.config import Component, Metric
-from utils.config_problems import nearest, shown, unknown
-from utils.errors import ConfigError
+from utils.config_problems import closest, nearest, shown, unknown
+from utils.errors import EXTRA, ConfigError
 from utils.libraries import from_library, library
 
 # Here a type is `file.Name`: the folder may have many files.
@@ -28,10 +29,17 @@ MODULES = {
     "lr_scheduler": "trainer.lr_scheduler",
     "init_weights": "model.init",
 }
+# How the types of a package are found in its files without importing them, for messages.
+TYPES = {
+    "data_loaders": r"^class ([A-Za-z]\w*)\(.*Loaders\)",
+    "model": r"^(?:class|def) ([A-Za-z]\w*)",
+    "trainer": r"^class (Trainer\b|[A-Za-z]\w*(?=\(.*Trainer\)))",
+}
 # What `trainer.strategy` names: a file of trainer/, which need not exist, and a class in it.
 STRATEGIES = {"ddp": ("parallel", "Parallel"), "fsdp": ("sharding", "Sharding")}
-# Files of logger/ that every run uses anyway, and those that a project may do without.
+# Files of logger/ that every run uses anyway, and those of two folders that a project may do without.
 BUILT_IN_LOGGERS = ("build", "console", "contents", "figures", "metrics_file", "model_graph", "observer")
+OPTIONAL_DATA = ("hf_images", "hf_table", "hf_text")
 OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "table_figures", "text_figures", "wandb")
 
 
@@ -54,7 +62,7 @@ def find(section: str, type_: str) -> Callable[..., Any]:
     if type_ in classes:
         return classes[type_]
     if len(classes) > 30:
-        raise ConfigError([unknown("type", type_, own, f" and {len(classes)} classes of {library_name}")])
+        raise ConfigError([unknown("type", type_, own, f" and {len(classes)} classes of {library_name}", classes)])
     raise ConfigError([unknown("type", type_, [*own, *classes])])
 
 
@@ -106,20 +114,34 @@ def metric_name(metric: Metric) -> str:
 
 def _from_package(package: str, type_: str) -> Callable[..., Any]:
     file, _, name = type_.partition(".")
+    types = _types(package)
     if not _exists(package, file):
         files = _files(package)
         text = f"found {shown(type_)}, but this project has no file {package}/{file}.py"
-        allowed = ", ".join(f"{each}.<name>" for each in files)
-        close = nearest(file, files, after=f".{name or '<name>'}")
-        raise ConfigError([f"{text}; allowed: {allowed}{close}"])
+        if package == "data_loaders" and file in OPTIONAL_DATA:
+            raise ConfigError([f"{text}; {EXTRA}"])
+        close = closest(name or file, types)
+        hint = f"; did you mean `{types[close]}`?" if close else nearest(file, files, after=f".{name or '<name>'}")
+        raise ConfigError([f"{text}; allowed: {', '.join(sorted(types.values()))}{hint}"])
     targets = _defined_in(package, file)
     if package == "trainer":
         targets = _subclasses(targets, "trainer.trainer", "Trainer")
     if name not in targets:
-        allowed = ", ".join(f"{file}.{target}" for target in sorted(targets)) or "none"
-        close = nearest(name, targets, before=f"{file}.")
-        raise ConfigError([f"found {shown(type_)}, no such type; allowed: {allowed}{close}"])
+        here = [each for each in types.values() if each.startswith(f"{file}.")]
+        listed = ", ".join(sorted(here or [f"{file}.{each}" for each in targets])) or "none"
+        close = closest(name, types)
+        hint = f"; did you mean `{types[close]}`?" if close else nearest(name, targets, before=f"{file}.")
+        raise ConfigError([f"found {shown(type_)}, no such type; allowed: {listed}{hint}"])
     return targets[name]
+
+
+def _types(package: str) -> dict[str, str]:
+    """Return what a config is likely to want of a package: `file.Name`, by `Name`."""
+    found = {}
+    for file in _files(package):
+        text = Path(importlib.import_module(package).__path__[0], f"{file}.py").read_text(encoding="utf-8")
+        found.update({name: f"{file}.{name}" for name in re.findall(TYPES[package], text, re.MULTILINE)})
+    return found
 
 
 def _strategy(name: str) -> Callable[..., Any]:
@@ -127,15 +149,16 @@ def _strategy(name: str) -> Callable[..., Any]:
     if not _exists("trainer", file):
         there = [shown(each) for each, (other, _) in STRATEGIES.items() if _exists("trainer", other)]
         text = f"needs strategy {shown(name)}, but this project has no trainer/{file}.py; it has {', '.join(there)}"
-        raise ConfigError([text])
+        raise ConfigError([f"{text}; {EXTRA}"])
     return _defined_in("trainer", file)[class_]
 
 
 def _observer(file: str) -> Callable[..., Any]:
     if not _exists("logger", file) or file in BUILT_IN_LOGGERS:
         files = _files("logger")
-        text = f"this project has no logger in logger/{file}.py; allowed: {', '.join(files)}"
-        raise ConfigError([text + nearest(file, files)])
+        text = f"this project has no logger in logger/{file}.py"
+        extra = f"; {EXTRA}" if file in OPTIONAL_LOGGERS else nearest(file, files)
+        raise ConfigError([f"{text}; allowed: {', '.join(files)}{extra}"])
     targets = _subclasses(_defined_in("logger", file), "logger.observer", "Observer")
     if not targets:
         raise ConfigError([f"logger/{file}.py defines no subclass of logger.observer.Observer"])
