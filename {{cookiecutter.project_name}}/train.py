@@ -33,7 +33,7 @@ from utils.config import Config
 from utils.config_files import config_from_dict, load_config
 from utils.distributed import from_main, is_main, process_group
 from utils.environment import record_environment
-from utils.errors import Interrupted, main_speaks_first, run
+from utils.errors import Interrupted, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,11 +63,8 @@ def main() -> int:
 
         print(describe(), flush=True)
         return 0
-    with process_group(), main_speaks_first():
-        try:
-            config = load_config(arguments.config, arguments.words) if arguments.config else None
-        except KeyboardInterrupt:  # reading a config imports libraries, which takes its time
-            raise Interrupted(signal.SIGINT, NOTHING_TRAINED) from None
+    with process_group():
+        config = load_config(arguments.config, arguments.words) if arguments.config else None
         return 0 if run_trial(arguments, config) else check_or_train(arguments, config)
 
 
@@ -85,20 +82,19 @@ def check_or_train(arguments: argparse.Namespace, config: Config | None) -> int:
 
 
 def start(config: Config) -> int:
-    """Train from the beginning, in a new folder; it goes again if the run is stopped before the first step."""
-    trainer = run_dir = None
+    """Train from the beginning, in a new folder, which goes again if the run is stopped before its first step."""
+    trainer = build_trainer(config, starting_weights=True)
+    layers = check_first_batch(trainer)
+    run_dir = from_main(create_run_folder(Path(config.trainer.save_dir), config.name) if is_main() else Path())
     try:
-        trainer = build_trainer(config, starting_weights=True)
-        layers = check_first_batch(trainer)
-        run_dir = from_main(create_run_folder(Path(config.trainer.save_dir), config.name) if is_main() else Path())
         if is_main():
             RunLock(run_dir).acquire()
         trainer.open_run(run_dir)
         return train(trainer, f"{layers}\n{trainer.describe_groups()}\ntraining in {run_dir}".lstrip())
     except (KeyboardInterrupt, Interrupted) as stop:
-        if trainer and trainer.progress.step:
+        if trainer.progress.step:
             raise
-        if run_dir and is_main():
+        if is_main():
             shutil.rmtree(run_dir, ignore_errors=True)
         raise Interrupted(getattr(stop, "signum", signal.SIGINT), NOTHING_TRAINED) from None
 

@@ -11,6 +11,7 @@ from torch import nn
 from trainer.check import check_first_batch
 from trainer.summary import MAX_ROWS, describe, layer_table, output_shapes
 from trainer.trainer import Trainer
+from utils.errors import UserError
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -204,3 +205,11 @@ def test_the_check_runs_the_model_once_and_leaves_no_trace(tiny: MakeTrainer) ->
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+@pytest.mark.filterwarnings("error")  # torch warns of the first; only our answer is to be seen
+@pytest.mark.parametrize(("loss", "outputs"), [("MSELoss", 3), ("CrossEntropyLoss", 1)])
+def test_a_loss_that_torch_takes_without_an_error_is_refused(tiny: MakeTrainer, loss: str, outputs: int) -> None:
+    trainer = tiny(network=lambda: nn.Linear(4, outputs), loss={"type": loss})
+    with pytest.raises(UserError, match=rf"loss {loss}: .* output has shape \(8, {outputs}\), the targets \(8, 1\)"):
+        check_first_batch(trainer)

@@ -148,8 +148,6 @@ def test_a_second_ctrl_c_does_not_hide_how_to_go_on(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
-        ("utils.config_files.load_config", signal.SIGINT),
-        ("trainer.check.check_first_batch", signal.SIGINT),
         ("utils.environment.record_environment", signal.SIGINT),
         ("logger.observer.Observers.on_start", signal.SIGINT),
         ("logger.observer.Observers.on_start", signal.SIGTERM),

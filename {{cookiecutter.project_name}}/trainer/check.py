@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import time
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from data_loaders.loader import Loader
 from logger.console import log
 from trainer.checkpoint import load_checkpoint
+from trainer.criterion import refuse_numbers
 from trainer.restoring import load_weights, with_shards
 from trainer.run_folder import CHECKPOINTS, LAST
 from trainer.saving import Saver
@@ -37,8 +39,15 @@ def check_first_batch(trainer: Trainer) -> str:
     """
     batch = load_first_batch(trainer.loaders.train)
     model = trainer.model
-    with random_state_kept(), torch.no_grad(), uncompiled(model), output_shapes(model) as shapes:
+    with (
+        random_state_kept(),
+        torch.no_grad(),
+        uncompiled(model),
+        output_shapes(model) as shapes,
+        warnings.catch_warnings(),
+    ):
         trainer.model.eval()
+        warnings.filterwarnings("ignore", "Using a target size")  # torch's; what is meant is refused, in our words
         try:
             result = trainer.evaluation_step(trainer.move(batch))
         except RuntimeError as error:
@@ -46,6 +55,7 @@ def check_first_batch(trainer: Trainer) -> str:
                 raise
             name, found = trainer.config.model.type, str(error).splitlines()[0]
             raise UserError(f"model {name} is not built for a batch of shapes {describe(batch)}: {found}") from error
+        refuse_numbers(trainer.config.loss.type, result.output, result.targets)
         trainer.metrics.values(result.output, result.targets)
     return layer_table(trainer.model, shapes, trainer.optimizer.param_groups)
 

@@ -40,30 +40,18 @@ class Criterion:
                 in the loss keeps its own exception.
         """
         try:
-            values = self._values(output, targets)
+            values = self.function(output, targets)
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
             better = self._better(output, targets)
             found = explain_misfit(output, targets, certain=self.of_library or bool(better))
             if found is None:
                 raise
             raise UserError(f"loss {self.name}: {found} ({error}){better}") from error
-        # A cross entropy takes numbers for probabilities of a single class, and says nothing.
-        of_classes = "crossentropy" in self.name.replace("_", "").lower()
-        if of_classes and fitting_losses(output, targets) == OF_NUMBERS and (output.ndim < 2 or output.shape[1] == 1):
-            found = f"{_shapes(output, targets)}, and these are not scores and numbers of classes"
-            raise UserError(f"loss {self.name}: {found}{self._better(output, targets)}")
         if self.of_library and are_broadcast(output, targets, values):
             raise UserError(
                 f"loss {self.name}: {_shapes(output, targets)}; it compares them one by one: make them alike"
             )
         return _weighted(values)
-
-    def _values(self, output: Any, targets: Any) -> Any:
-        if not self.of_library or getattr(output, "shape", None) == getattr(targets, "shape", None):
-            return self.function(output, targets)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Using a target size")  # what is broadcast is refused afterwards
-            return self.function(output, targets)
 
     def _better(self, output: Any, targets: Any) -> str:
         """Say which losses fit, to end a message with, if this is not one of them and known well enough to tell."""
@@ -71,7 +59,7 @@ class Criterion:
         known = self.of_library or self.name in (*OF_NUMBERS, *OF_CLASSES, *OF_TOKENS)
         if not known or self.name in fitting or not fitting:
             return ""
-        return f"; loss.type={' or '.join(fitting)} is for these"
+        return _suggest(fitting)
 
 
 def fitting_losses(output: Any, targets: Any) -> tuple[str, ...]:
@@ -83,6 +71,18 @@ def fitting_losses(output: Any, targets: Any) -> tuple[str, ...]:
     if targets.ndim > 1 and output.shape[:-1] == targets.shape:
         return OF_TOKENS
     return OF_CLASSES if output.shape[:1] + output.shape[2:] == targets.shape and output.ndim > 1 else ()
+
+
+def refuse_numbers(loss: str, output: Any, targets: Any) -> None:
+    """Refuse what a cross entropy takes for probabilities of a single class, without a word.
+
+    Raises:
+        UserError: the loss is a cross entropy, and output and targets are one number per sample.
+    """
+    cross_entropy = "crossentropy" in loss.replace("_", "").lower()
+    if cross_entropy and fitting_losses(output, targets) == OF_NUMBERS and output[0].numel() == 1:
+        found = f"{_shapes(output, targets)}, and these are not scores and numbers of classes"
+        raise UserError(f"loss {loss}: {found}{_suggest(OF_NUMBERS)}")
 
 
 def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str | None:
@@ -112,6 +112,10 @@ def are_broadcast(output: Any, targets: Any, losses: Any) -> bool:
         return False
     classes = output.ndim == targets.ndim + 1 and losses.shape == targets.shape  # scores, and numbers of classes
     return not classes
+
+
+def _suggest(losses: tuple[str, ...]) -> str:
+    return f"; loss.type={' or '.join(losses)} is for these"
 
 
 def _shapes(output: torch.Tensor, targets: torch.Tensor) -> str:

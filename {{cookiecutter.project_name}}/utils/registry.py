@@ -38,7 +38,7 @@ TYPES = {
 # What `trainer.strategy` names: a file of trainer/, which need not exist, and a class in it.
 STRATEGIES = {"ddp": ("parallel", "Parallel"), "fsdp": ("sharding", "Sharding")}
 # Files of logger/ that every run uses anyway, and those of two folders that a project may do without.
-BUILT_IN_LOGGERS = ("build", "console", "contents", "figures", "metrics_file", "model_graph", "observer")
+BUILT_IN_LOGGERS = ("build", "console", "contents", "event_file", "figures", "metrics_file", "model_graph", "observer")
 OPTIONAL_DATA = ("hf_images", "hf_table", "hf_text")
 OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "table_figures", "text_figures", "wandb")
 
