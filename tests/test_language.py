@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from baking import ENVIRONMENT, Bakery
+from hub import NAME, REVISION, hub
 from processes import succeed, train
 from runs import KILLED, Experiment, Lab, differences, needs_posix, shared_lab, traces_of
 from test_distributed import close
@@ -55,6 +56,23 @@ def test_kills_change_no_bit(lab: Lab, words: list[str], tmp_path: Path) -> None
     result = run.resume()
     assert result.code == 0, result.err
     assert differences(traces_of(run.run), reference.traces) == []
+
+
+@pytest.mark.parametrize(("words", "killed"), [(MAPPED, False), (STREAM, True)], ids=["mapped", "stream"])
+def test_a_data_set_of_the_hub_gives_the_bits_of_its_files(
+    lab: Lab, words: list[str], killed: bool, tmp_path: Path
+) -> None:
+    source = f"data_loader.args.source={{files: null, hub: {NAME}, revision: {REVISION}}}"
+    run = Experiment(lab, tmp_path / "runs", [*words, source])
+    with hub({"train.jsonl": (lab.project / "text.jsonl").read_bytes()}) as address:
+        online = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
+        result = lab.command(*run.arguments(), chaos="step:12:KILL" if killed else "", **online)
+        if killed:
+            assert result.code == KILLED
+            result = lab.command("-r", str(run.run), **online)
+    assert result.code == 0, result.err
+    others = differences(traces_of(run.run), lab.reference(words).traces)
+    assert [path for path in others if ".data.sizes" not in path] == []  # these are of local files
 
 
 def test_two_processes_share_a_stream_and_go_on_with_it(lab: Lab, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ class Source(Section):
     )
     hub: str | None = Field(default=None, min_length=1, description="Name of a data set on the Hub, as in `user/name`.")
     subset: str | None = Field(default=None, description="Which configuration of a data set on the Hub.")
+    revision: str | None = Field(
+        default=None, description="Which version of it: a commit, branch or tag. Null takes the latest at every start."
+    )
     train: str = Field(default="train", description="The split to train on; if it is no stream, `train[:50%]` works.")
     valid: str | None = Field(
         default=None, description="The split to validate on; null holds back rows of the training split."
@@ -98,7 +101,8 @@ class Source(Section):
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
         files = {} if self.hub else self.found()
-        origin = {"path": self.hub, "name": self.subset} if self.hub else {"data_files": files, **_format(files)}
+        hub = {"path": self.hub, "name": self.subset, "revision": self.revision}
+        origin = hub if self.hub else {"data_files": files, **_format(files)}
         with explained(self):
             data = datasets.load_dataset(split=split, streaming=self.stream is not None, **origin)
             if self.stream and self.files:
