@@ -1,7 +1,6 @@
 """`metrics.jsonl`: one line of JSON per evaluation, for any tool to read."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,16 @@ class MetricsFile(Observer):
         self._files = AppendOnlyFiles(run_dir, self.path.name)
 
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
-        """Append a line, and see it to the disk: the checkpoint that follows counts on it."""
+        """Append a line."""
         line: dict[str, Any] = {"epoch": epoch, "step": step, "best": is_best}
         line |= {name: value for name, value in scalars.items() if name not in TIMINGS}
         line["timing"] = {name: scalars[name] for name in TIMINGS if name in scalars}
         with open(self.path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+
+    def sync(self) -> None:
+        """See the file to the disk."""
+        self._files.sync()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the file's length."""

@@ -56,6 +56,9 @@ class Observer:
         """Return what a resumed run needs, as plain types; called at every checkpoint."""
         return {}
 
+    def sync(self) -> None:
+        """See to the disk what was written; called in the background, before a checkpoint that counts on it."""
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state over, before `on_start`."""
 
@@ -117,6 +120,11 @@ class Observers(Observer):
         """Return the state of each."""
         return {name: member.state_dict() for name, member in self.members.items()}
 
+    def sync(self) -> None:
+        """Let all see to the disk what they have written."""
+        for member in self.members.values():
+            member.sync()
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Give each its state; an observer that was added since has none yet."""
         for name, member in self.members.items():
@@ -139,6 +147,12 @@ class AppendOnlyFiles:
     def sizes(self) -> dict[str, int]:
         """Return the length of each file, in bytes."""
         return {path.name: path.stat().st_size for path in sorted(self.folder.glob(self.pattern))}
+
+    def sync(self) -> None:
+        """See the files to the disk."""
+        for path in self.folder.glob(self.pattern):
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
 
     def cut_back(self, sizes: dict[str, int]) -> None:
         """Cut each file to the length in `sizes`, and remove files that did not exist then."""

@@ -112,6 +112,10 @@ class TensorBoard(Observer):
             with suppress(OSError):
                 self._file.close()
 
+    def sync(self) -> None:
+        """See the event files to the disk."""
+        self._files.sync()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the lengths of the event files."""
         return {"sizes": self._files.sizes()}

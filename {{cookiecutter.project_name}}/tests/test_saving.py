@@ -1,8 +1,10 @@
 """Checkpoints are written while training goes on, hold the state of their step, and their failure is not lost."""
 
 import errno
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +65,29 @@ def test_a_write_that_fails_in_the_background_ends_the_run_at_its_next_step(
     with pytest.raises(RunFailed, match="could not write a checkpoint at step 2: the disk is full\nno checkpoint of"):
         trainer.train()
     assert trainer.progress.step == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux tells a descriptor's file")
+def test_a_checkpoint_is_written_when_what_it_counts_on_is_on_the_disk(
+    tiny: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk: dict[str, int] = {}
+    fsync, saves = os.fsync, []
+
+    def synced(number: int) -> None:
+        file = Path(f"/proc/self/fd/{number}").resolve()
+        on_disk[file.name] = file.stat().st_size
+        fsync(number)
+
+    def saved(state: dict[str, Any], *arguments: Any, **options: Any) -> None:
+        saves.append({**state["loggers"]["metrics"]["sizes"], **state["loggers"]["tensorboard"]["sizes"]})
+        assert saves[-1].items() <= on_disk.items()
+        save_checkpoint(state, *arguments, **options)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr(parallel, "save_checkpoint", saved)
+    tiny(trainer={"epochs": 2, "save_every_epochs": 1}, loggers={"tensorboard": True}).train()
+    assert [len(sizes) for sizes in saves] == [2, 2]
 
 
 def test_a_snapshot_is_a_copy_in_which_tied_weights_stay_tied() -> None:

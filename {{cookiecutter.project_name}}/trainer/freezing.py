@@ -31,6 +31,7 @@ class Freezing:
         self.patterns = config.freeze
         self.thaws = config.unfreeze
         self._fixed = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
+        self._open: set[int] = set()
         self._refuse_idle_patterns()
         self.set_epoch(0)
 
@@ -64,8 +65,10 @@ class Freezing:
 
     def set_epoch(self, epoch: int) -> None:
         """Freeze and thaw as is due in an epoch, counted from 0."""
-        thawed = [number for number, thaw in enumerate(self.thaws, 1) if thaw.epoch <= epoch + 1]
-        self._open = {0, *thawed}
+        opened = {0} | {number for number, thaw in enumerate(self.thaws, 1) if thaw.epoch <= epoch + 1}
+        if opened == self._open:
+            return
+        self._open = opened
         tensors = [
             *self.model.named_parameters(remove_duplicate=False),
             *self.model.named_buffers(remove_duplicate=False),

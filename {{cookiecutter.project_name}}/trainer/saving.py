@@ -111,6 +111,7 @@ class Saver:
 
     def _write(self, state: dict[str, Any], names: tuple[str, ...], step: int, finished: bool) -> None:
         with self._failure_explained(step):
+            self.trainer.observers.sync()
             paths = [self.folder / name for name in names]
             self.trainer.parallel.write(state, paths, step=step, finished=finished)
             self._remove_old()
