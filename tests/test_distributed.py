@@ -197,3 +197,32 @@ def test_a_lost_process_ends_all_and_they_go_on_to_the_same_bits(lab: Lab, tmp_p
     assert stopped[1].err == ""
     succeed(lab, ["-r", str(run.run)], 2)
     assert differences(traces_of(run.run), traces_of(reference.run)) == []
+
+
+LONELY = """
+from utils.distributed import rank
+from utils.errors import UserError
+
+def lonely(output, target, label_smoothing: float = 0.0):
+    if rank() == 1:
+        raise UserError("the key is missing on this machine")
+    return output[:, 0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "mistake"),
+    [
+        ("loss.type=lonely", "the key is missing on this machine"),  # of one process; the other waits
+        ("optimizer.args.learning_rate=0.1", "did you mean `lr`?"),
+    ],
+)
+def test_a_mistake_is_said_once_whoever_makes_it(lab: Lab, word: str, mistake: str, tmp_path: Path) -> None:
+    file = lab.project / "model" / "loss.py"
+    before = file.read_text(encoding="utf-8")
+    file.write_text(before + LONELY, encoding="utf-8")
+    launch = Launch(lab.project)
+    launch.start("--nproc-per-node=2", "train.py", *Experiment(lab, tmp_path, [*EVEN, word]).arguments())
+    assert 0 not in launch.end()
+    file.write_text(before, encoding="utf-8")
+    assert launch.said.count(mistake) == 1, launch.said

@@ -16,7 +16,7 @@ from trainer.restoring import load_weights, with_shards
 from trainer.run_folder import find_best
 from utils.config_files import config_from_dict
 from utils.distributed import is_main, process_group
-from utils.errors import run
+from utils.errors import main_speaks_first, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def main() -> int:
     """Evaluate the checkpoint, print the metrics, and write them beside it."""
     arguments = parse_arguments()
     set_up_logging(level=arguments.level)
-    with process_group():
+    with process_group(), main_speaks_first():
         evaluate(arguments)
     return 0
 

@@ -33,7 +33,7 @@ from utils.config import Config
 from utils.config_files import config_from_dict, load_config
 from utils.distributed import from_main, is_main, process_group
 from utils.environment import record_environment
-from utils.errors import Interrupted, run
+from utils.errors import Interrupted, main_speaks_first, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,7 +63,7 @@ def main() -> int:
 
         print(describe(), flush=True)
         return 0
-    with process_group():
+    with process_group(), main_speaks_first():
         config = load_config(arguments.config, arguments.words) if arguments.config else None
         return 0 if run_trial(arguments, config) else check_or_train(arguments, config)
 
@@ -91,12 +91,12 @@ def start(config: Config) -> int:
             RunLock(run_dir).acquire()
         trainer.open_run(run_dir)
         return train(trainer, f"{layers}\n{trainer.describe_groups()}\ntraining in {run_dir}".lstrip())
-    except (KeyboardInterrupt, Interrupted) as stop:
+    except KeyboardInterrupt:
         if trainer.progress.step:
             raise
         if is_main():
             shutil.rmtree(run_dir, ignore_errors=True)
-        raise Interrupted(getattr(stop, "signum", signal.SIGINT), NOTHING_TRAINED) from None
+        raise Interrupted(signal.SIGINT, NOTHING_TRAINED) from None
 
 
 def resume(path: Path, config: Config | None, words: list[str]) -> int:

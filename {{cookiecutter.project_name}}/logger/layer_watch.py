@@ -116,6 +116,10 @@ class LayerWatch(Observer):
         if self._hooks:
             self.probe.__exit__()
 
+    def sync(self) -> None:
+        """See the file to the disk."""
+        self._files.sync()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the file's length."""
         return {"sizes": self._files.sizes()}

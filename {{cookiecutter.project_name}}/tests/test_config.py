@@ -232,3 +232,14 @@ def test_a_loss_of_torch_gives_one_value_per_sample() -> None:
 def test_the_schema_for_editors_is_in_step() -> None:
     written = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     assert describe(written) == describe(), "run `python -m utils.config_help` after a change of utils/config.py"
+
+
+def test_folders_and_files_of_any_kind_may_lie_beside_the_networks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / "__init__.py").touch()
+    (tmp_path / "notes.py").write_bytes(b"# coding: latin-1\n# \xe9\nclass Noted: ...\n")
+    monkeypatch.setattr("model.__path__", [str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"did you mean `notes\.Noted`"):
+        find("model", "note.Noted")

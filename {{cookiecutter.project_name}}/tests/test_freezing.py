@@ -199,6 +199,15 @@ def test_what_is_shared_thaws_with_its_last_name(tiny: MakeTrainer, order: int) 
     assert rates["embed.weight"] == 0.3
 
 
+def test_an_epoch_begins_with_what_the_config_says_whatever_was_done_to_the_parameters(tiny: MakeTrainer) -> None:
+    trainer = tiny(network=Tower, freeze=["features"])
+    before = [parameter.requires_grad for parameter in trainer.model.parameters()]
+    for parameter in trainer.model.parameters():
+        parameter.requires_grad_(not parameter.requires_grad)
+    trainer.freezing.set_epoch(1)
+    assert [parameter.requires_grad for parameter in trainer.model.parameters()] == before
+
+
 def test_what_is_frozen_has_no_gradient_and_no_place_in_the_optimizer(tiny: MakeTrainer) -> None:
     trainer = tiny(network=Tower, freeze=["features"], optimizer=OPTIMIZERS["AdamW"])
     trainer.train()

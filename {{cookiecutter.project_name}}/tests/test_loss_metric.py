@@ -154,7 +154,6 @@ NUMBERS = (torch.zeros(4, 1), torch.zeros(4, 1))
         ("token_cross_entropy", CLASSES, "cross_entropy"),
         ("token_cross_entropy", NUMBERS, "MSELoss"),
         ("NormalizedMSELoss", CLASSES, "cross_entropy"),
-        ("BCEWithLogitsLoss", CLASSES, "cross_entropy"),
     ],
 )
 def test_a_loss_that_fits_is_named(
@@ -169,6 +168,23 @@ def test_a_loss_that_fits_is_named(
     shapes = rf"loss {loss}: .* output has shape {re.escape(str(tuple(pair[0].shape)))}"
     with pytest.raises(UserError, match=rf"{shapes}.*; loss\.type={better}\b.* is for these"):
         measure()
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "BCEWithLogitsLoss", "MSELoss"])
+def test_a_loss_for_single_numbers_may_have_them(loss: str) -> None:
+    refuse_numbers(loss, *NUMBERS)
+
+
+@pytest.mark.parametrize(("loss", "said"), [("BCELoss", "between 0 and 1"), ("NLLLoss", "labels run from 0 to 9")])
+def test_no_other_loss_is_named_where_that_is_not_the_mistake(config: Config, loss: str, said: str) -> None:
+    config.loss = Component(type=loss)
+    pairs = {
+        "BCELoss": (torch.full((4, 1), 2.0), torch.zeros(4, 1)),
+        "NLLLoss": (CLASSES[0], torch.tensor([0, 1, 2, 9])),
+    }
+    with pytest.raises(UserError, match=said) as error:
+        Criterion(config, torch.device("cpu"))(*pairs[loss])
+    assert "loss.type=" not in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")

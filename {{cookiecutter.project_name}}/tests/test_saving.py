@@ -80,7 +80,7 @@ def test_a_checkpoint_is_written_when_what_it_counts_on_is_on_the_disk(
         fsync(number)
 
     def saved(state: dict[str, Any], *arguments: Any, **options: Any) -> None:
-        sizes = {**state["loggers"]["metrics"]["sizes"], **state["loggers"]["tensorboard"]["sizes"]}
+        sizes = {name: size for logger in state["loggers"].values() for name, size in logger.get("sizes", {}).items()}
         saves.append(sizes)
         assert all(size <= on_disk.get(name, -1) for name, size in sizes.items())  # training goes on meanwhile
         save_checkpoint(state, *arguments, **options)

@@ -30,7 +30,7 @@ def nothing_left(trainer: "Trainer") -> str:
     if done < epochs:
         return f"this run was stopped early; to train it longer, raise trainer.early_stop={trainer.monitor.patience}"
     why = f"has trained {done} epochs, and trainer.epochs={epochs} is less" if done > epochs else "is finished"
-    longer = f"to train it longer, add trainer.epochs={2 * done}; for a new one, leave out -r"
+    longer = f"to train it longer, add trainer.epochs={2 * done}; for a new one, give -c and no -r"
     return f"this run {why}: nothing is left to do; {longer}"
 
 

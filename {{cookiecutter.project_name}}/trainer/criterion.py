@@ -56,10 +56,8 @@ class Criterion:
     def _better(self, output: Any, targets: Any) -> str:
         """Say which losses fit, to end a message with, if this is not one of them and known well enough to tell."""
         fitting = fitting_losses(output, targets)
-        known = self.of_library or self.name in (*OF_NUMBERS, *OF_CLASSES, *OF_TOKENS)
-        if not known or self.name in fitting or not fitting:
-            return ""
-        return _suggest(fitting)
+        known = self.name in (*OF_NUMBERS, *OF_CLASSES, *OF_TOKENS)
+        return _suggest(fitting) if known and fitting and self.name not in fitting else ""
 
 
 def fitting_losses(output: Any, targets: Any) -> tuple[str, ...]:
@@ -68,9 +66,10 @@ def fitting_losses(output: Any, targets: Any) -> tuple[str, ...]:
         return ()
     if targets.is_floating_point():
         return OF_NUMBERS if output.shape == targets.shape else ()
-    if targets.ndim > 1 and output.shape[:-1] == targets.shape:
+    if targets.ndim > 1 and output.shape[:-1] == targets.shape and output.shape[-1] > 1:
         return OF_TOKENS
-    return OF_CLASSES if output.shape[:1] + output.shape[2:] == targets.shape and output.ndim > 1 else ()
+    scores = output.ndim > 1 and output.shape[1] > 1
+    return OF_CLASSES if scores and output.shape[:1] + output.shape[2:] == targets.shape else ()
 
 
 def refuse_numbers(loss: str, output: Any, targets: Any) -> None:
@@ -79,8 +78,7 @@ def refuse_numbers(loss: str, output: Any, targets: Any) -> None:
     Raises:
         UserError: the loss is a cross entropy, and output and targets are one number per sample.
     """
-    cross_entropy = "crossentropy" in loss.replace("_", "").lower()
-    if cross_entropy and fitting_losses(output, targets) == OF_NUMBERS and output[0].numel() == 1:
+    if loss in (*OF_CLASSES, *OF_TOKENS) and fitting_losses(output, targets) == OF_NUMBERS and output[0].numel() == 1:
         found = f"{_shapes(output, targets)}, and these are not scores and numbers of classes"
         raise UserError(f"loss {loss}: {found}{_suggest(OF_NUMBERS)}")
 

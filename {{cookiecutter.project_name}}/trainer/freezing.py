@@ -66,19 +66,18 @@ class Freezing:
     def set_epoch(self, epoch: int) -> None:
         """Freeze and thaw as is due in an epoch, counted from 0."""
         opened = {0} | {number for number, thaw in enumerate(self.thaws, 1) if thaw.epoch <= epoch + 1}
-        if opened == self._open:
-            return
-        self._open = opened
-        tensors = [
-            *self.model.named_parameters(remove_duplicate=False),
-            *self.model.named_buffers(remove_duplicate=False),
-        ]
-        frozen = {id(tensor) for name, tensor in tensors if self.is_frozen(name)}
+        if opened != self._open:
+            self._open = opened
+            tensors = [
+                *self.model.named_parameters(remove_duplicate=False),
+                *self.model.named_buffers(remove_duplicate=False),
+            ]
+            self._frozen = {id(tensor) for name, tensor in tensors if self.is_frozen(name)}
+            self._frozen_modules = list(self._find_frozen_modules(self._frozen))
         for parameter in self.model.parameters():
-            parameter.requires_grad_(id(parameter) not in frozen and id(parameter) not in self._fixed)
+            parameter.requires_grad_(id(parameter) not in self._frozen and id(parameter) not in self._fixed)
             if not parameter.requires_grad:
                 parameter.grad = None  # of an earlier training of this model; it would count when gradients are clipped
-        self._frozen_modules = list(self._find_frozen_modules(frozen))
 
     def train_mode(self) -> None:
         """Put the model in `train()`, and what is frozen back in `eval()`."""

@@ -87,7 +87,7 @@ class Saver:
         trainer.guard.check_weights()
         self.wait()  # there is room in memory for one copy, and files have to appear in their order
         step, finished = trainer.progress.step, trainer.progress.finished
-        with self._failure_explained(step):  # loggers write what waits before they say how long their files are
+        with self._failure_explained(step):
             state = {name: part.state_dict() for name, part in trainer.state.items()}
             state["config"] = trainer.config.model_dump(mode="json", by_alias=True)
             copied = trainer.parallel.snapshot(state)

@@ -131,4 +131,5 @@ def _mean(losses: torch.Tensor | Weighted) -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def _even_weights(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.full((count,), 1 / count, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # whoever asks first
+        return torch.full((count,), 1 / count, dtype=dtype, device=device)

@@ -148,22 +148,19 @@ class Trainer:
         """Train until the last epoch, or until early stopping.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; a checkpoint has been written, unless nothing was trained yet.
+            Interrupted: SIGINT or SIGTERM came; a checkpoint has been written.
             Diverged: the loss is not finite; the weights and the last checkpoint are from before.
         """
         self.progress.finished = self.is_finished()
         try:
+            self.observers.on_start(self)
             with self.interrupt, memory_explained(self.device, self.doing):
-                self.observers.on_start(self)
-                self.interrupt.check()
                 while not self.progress.finished:
                     self.train_epoch()
                     self.end_epoch(self.evaluate(self.loaders.valid, "val"))
                 self.saver.wait()
             self.observers.on_end(self)
         except Interrupted as stop:
-            if self.progress.step == 0:
-                raise
             with self.interrupt:
                 self.saver.save(LAST)
             raise Interrupted(stop.signum, farewell(self, stop.signum)) from None

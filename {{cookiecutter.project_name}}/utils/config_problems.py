@@ -56,7 +56,7 @@ def closest(name: str, names: Iterable[str]) -> str | None:
     short = [key for key, each in plain.items() if asked == _initials(each) or key == _initials(name)]
     similar = difflib.get_close_matches(asked, plain, n=1)
     begun = [key for key in plain if len(asked) > 1 and key.startswith(asked)]
-    parts = [key for key in plain if min(len(asked), len(key)) > 2 and (key in asked or asked in key)]
+    parts = [key for key in plain if min(len(asked), len(key)) > 3 and (key in asked or asked in key)]
     found = [asked] * (asked in plain) + short + similar + sorted(begun, key=len) + sorted(parts, key=len)
     return plain[found[0]] if found else None
 

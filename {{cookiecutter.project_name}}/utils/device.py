@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,11 +89,15 @@ def not_finite(batch: Any, samples: list[int]) -> list[int]:
     """Return which of a batch's samples hold a NaN or an infinity: all, where that cannot be told."""
     if all_finite(batch):
         return []
+    lengths: set[int] = set()
 
-    def has(row: int) -> bool:
-        return not all_finite(map_tensors(lambda tensor: tensor[row : row + 1] if tensor.ndim else tensor, batch))
+    def of_row(tensor: torch.Tensor, row: int) -> torch.Tensor:
+        lengths.update(tensor.shape[:1])
+        return tensor[row : row + 1] if tensor.ndim else tensor
 
-    return [sample for row, sample in enumerate(samples) if has(row)] or samples
+    rows = range(len(samples))
+    bad = [row for row in rows if not all_finite(map_tensors(partial(of_row, row=row), batch))]
+    return [samples[row] for row in bad] if bad and lengths == {len(samples)} else samples
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from utils.distributed import local_rank, peer_was_lost, rank
 
@@ -78,6 +79,21 @@ def _said_before(error: BaseException | None) -> str | None:
     return str(error) if error else None
 
 
+@contextmanager
+def main_speaks_first() -> Iterator[None]:
+    """Delay a mistake of the user in all processes but the main one; call it where they are still connected.
+
+    Most mistakes are made in all of them. When the main process has said so, its end makes torchrun end the others,
+    which need not repeat it; on a further machine the first process does the same for the rest. What one alone finds
+    wrong it says a little later, while the others wait for it.
+    """
+    try:
+        yield
+    except UserError:
+        time.sleep(min(rank(), 1) + min(local_rank(), 1))
+        raise
+
+
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit code of the process.
 
@@ -115,10 +131,6 @@ def run(main: Callable[[], int]) -> int:
         code, message = 1, "the disk is full; what was saved before is whole"
     finally:
         threading.excepthook = hook
-    if code == 2:
-        # All processes find most mistakes. When the main one has said so, torchrun ends those that wait, on a further
-        # machine when its first one has; what one alone finds wrong it says a little later.
-        time.sleep(min(rank(), 1) + min(local_rank(), 1))
     if rank() == 0 or code not in (3, 130, 143):  # these end all processes at once, and the main one speaks for them
         print(message, file=sys.stderr)
     return code

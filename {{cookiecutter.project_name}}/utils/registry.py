@@ -114,12 +114,12 @@ def metric_name(metric: Metric) -> str:
 
 def _from_package(package: str, type_: str) -> Callable[..., Any]:
     file, _, name = type_.partition(".")
-    types = _types(package)
     if not _exists(package, file):
         files = _files(package)
         text = f"found {shown(type_)}, but this project has no file {package}/{file}.py"
         if package == "data_loaders" and file in OPTIONAL_DATA:
             raise ConfigError([f"{text}; {EXTRA}"])
+        types = _types(package)
         close = closest(name or file, types)
         hint = f"; did you mean `{types[close]}`?" if close else nearest(file, files, after=f".{name or '<name>'}")
         raise ConfigError([f"{text}; allowed: {', '.join(sorted(types.values()))}{hint}"])
@@ -127,9 +127,10 @@ def _from_package(package: str, type_: str) -> Callable[..., Any]:
     if package == "trainer":
         targets = _subclasses(targets, "trainer.trainer", "Trainer")
     if name not in targets:
+        types = _types(package)
         here = [each for each in types.values() if each.startswith(f"{file}.")]
         listed = ", ".join(sorted(here or [f"{file}.{each}" for each in targets])) or "none"
-        close = closest(name, types)
+        close = closest(name or file, types)
         hint = f"; did you mean `{types[close]}`?" if close else nearest(name, targets, before=f"{file}.")
         raise ConfigError([f"found {shown(type_)}, no such type; allowed: {listed}{hint}"])
     return targets[name]
@@ -139,7 +140,8 @@ def _types(package: str) -> dict[str, str]:
     """Return what a config is likely to want of a package: `file.Name`, by `Name`."""
     found = {}
     for file in _files(package):
-        text = Path(importlib.import_module(package).__path__[0], f"{file}.py").read_text(encoding="utf-8")
+        path = Path(importlib.import_module(package).__path__[0], f"{file}.py")
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         found.update({name: f"{file}.{name}" for name in re.findall(TYPES[package], text, re.MULTILINE)})
     return found
 
