@@ -200,12 +200,13 @@ def test_a_lost_process_ends_all_and_they_go_on_to_the_same_bits(lab: Lab, tmp_p
 
 
 LONELY = """
-from utils.distributed import rank
+from utils.distributed import gathered, rank
 from utils.errors import UserError
 
 def lonely(output, target, label_smoothing: float = 0.0):
     if rank() == 1:
         raise UserError("the key is missing on this machine")
+    gathered("waits for the other")
     return output[:, 0]
 """
 
