@@ -33,7 +33,7 @@ from utils.config import Config
 from utils.config_files import config_from_dict, load_config
 from utils.distributed import from_main, is_main, process_group
 from utils.environment import record_environment
-from utils.errors import Interrupted, main_speaks_first, run
+from utils.errors import Interrupted, UserError, main_speaks_first, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,7 +82,7 @@ def check_or_train(arguments: argparse.Namespace, config: Config | None) -> int:
 
 
 def start(config: Config) -> int:
-    """Train from the beginning, in a new folder, which goes again if the run is stopped before its first step."""
+    """Train from the beginning, in a new folder, which goes again if nothing comes of it before the first step."""
     trainer = build_trainer(config, starting_weights=True)
     layers = check_first_batch(trainer)
     run_dir = from_main(create_run_folder(Path(config.trainer.save_dir), config.name) if is_main() else Path())
@@ -91,11 +91,13 @@ def start(config: Config) -> int:
             RunLock(run_dir).acquire()
         trainer.open_run(run_dir)
         return train(trainer, f"{layers}\n{trainer.describe_groups()}\ntraining in {run_dir}".lstrip())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError) as error:
         if trainer.progress.step:
             raise
         if is_main():
             shutil.rmtree(run_dir, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
         raise Interrupted(signal.SIGINT, NOTHING_TRAINED) from None
 
 

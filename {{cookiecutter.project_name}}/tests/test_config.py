@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from utils import registry
-from utils.config import Component
+from utils.config import Component, Config
 from utils.config_files import config_from_dict, load_config
 from utils.config_help import SCHEMA_FILE, describe
-from utils.config_rules import check_against_data
+from utils.config_rules import broken_rules, check_against_data
 from utils.errors import EXTRA, ConfigError
 from utils.registry import build, find
 
@@ -243,3 +243,10 @@ def test_folders_and_files_of_any_kind_may_lie_beside_the_networks(
     monkeypatch.setattr("model.__path__", [str(tmp_path)])
     with pytest.raises(ConfigError, match=r"did you mean `notes\.Noted`"):
         find("model", "note.Noted")
+
+
+def test_sequences_must_not_be_longer_than_the_network_allows(config: Config) -> None:
+    config.data_loader.args["max_length"], config.model.args["max_length"] = 256, 128
+    ((path, text),) = broken_rules(config)
+    assert path == ("data_loader", "args", "max_length")
+    assert text == "found 256, but model.args.max_length is 128: raise that too"

@@ -170,6 +170,21 @@ def test_a_loss_that_fits_is_named(
         measure()
 
 
+@pytest.mark.parametrize(
+    ("metric", "pair", "said"),
+    [
+        (Metric(type="accuracy"), TOKENS, r"\(4, 5, 3\), the targets \(4, 5\); .* \(model/metric\.py:\d+: The size of"),
+        (Metric(type="MulticlassF1Score", args={"num_classes": 5}), CLASSES, r"\(4, 3\), the targets \(4,\); .* \("),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_explained(
+    config: Config, metric: Metric, pair: tuple[torch.Tensor, torch.Tensor], said: str
+) -> None:
+    config.metrics = [metric]
+    with pytest.raises(UserError, match=rf"metrics: \w+: the model's output has shape {said}"):
+        Metrics(config, torch.device("cpu")).try_out(*pair)
+
+
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "BCEWithLogitsLoss", "MSELoss"])
 def test_a_loss_for_single_numbers_may_have_them(loss: str) -> None:
     refuse_numbers(loss, *NUMBERS)

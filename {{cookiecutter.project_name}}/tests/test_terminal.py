@@ -14,7 +14,7 @@ from trainer.closing import NOTHING_TRAINED
 from trainer.stopwatch import Stopwatch
 from trainer.trainer import Trainer
 from utils.config import Config
-from utils.errors import Interrupted, run
+from utils.errors import Interrupted, UserError, run
 
 
 class Terminal(io.StringIO):
@@ -142,6 +142,24 @@ def test_a_second_ctrl_c_does_not_hide_how_to_go_on(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "to go on: …\n"
     assert run(stopped_early) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is open")
+def test_a_run_that_is_refused_leaves_no_folder(
+    config: Config,
+    tmp_path: Path,
+    script: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("loggers: this one needs a package")
+
+    monkeypatch.setattr("logger.observer.Observers.on_start", refuse)
+    (tmp_path / "c.json").write_text(config.model_dump_json(by_alias=True, exclude={"schema_"}), encoding="utf-8")
+    assert script("train.py", "-c", tmp_path / "c.json") == 2
+    assert capsys.readouterr().err == "loggers: this one needs a package\n"
+    assert list(tmp_path.glob("*/*")) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is open")

@@ -56,7 +56,7 @@ def check_first_batch(trainer: Trainer) -> str:
             name, found = trainer.config.model.type, str(error).splitlines()[0]
             raise UserError(f"model {name} is not built for a batch of shapes {describe(batch)}: {found}") from error
         refuse_numbers(trainer.config.loss.type, result.output, result.targets)
-        trainer.metrics.values(result.output, result.targets)
+        trainer.metrics.try_out(trainer.precision.full(result.output), result.targets)
     return layer_table(trainer.model, shapes, trainer.optimizer.param_groups)
 
 

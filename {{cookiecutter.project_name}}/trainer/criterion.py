@@ -1,7 +1,9 @@
 """The loss and the metrics of a run, with an answer to outputs and targets that do not fit."""
 
+import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from utils.libraries import from_library
 from utils.registry import build, metric_name
 
 Measure = Callable[[Any, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
+
+MODEL = Path(__file__).resolve().parents[1] / "model"
 
 # Losses by what they compare, to suggest them; the first of a group is the one to try.
 OF_NUMBERS = ("MSELoss", "NormalizedMSELoss")
@@ -112,6 +116,13 @@ def are_broadcast(output: Any, targets: Any, losses: Any) -> bool:
     return not classes
 
 
+def _place(error: BaseException) -> str:
+    """Say where in this project an error was raised, if it was here."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f"{Path(frame.filename).name}:{frame.lineno}: " for frame in frames if Path(frame.filename).parent == MODEL]
+    return f"model/{own[-1]}" if own else ""
+
+
 def _suggest(losses: tuple[str, ...]) -> str:
     return f"; loss.type={' or '.join(losses)} is for these"
 
@@ -157,6 +168,23 @@ class Metrics:
                     "value per sample, so that batches of different sizes are averaged right"
                 )
         return values
+
+    def try_out(self, output: Any, targets: Any) -> None:
+        """Compute each metric once, and forget it.
+
+        Raises:
+            UserError: one of them does not fit; the message says where that showed.
+        """
+        measures = {**self.per_sample, **{name: metric.update for name, metric in self.collected.items()}}
+        for name, measure in measures.items():
+            try:
+                measure(output, targets)
+            except (IndexError, RuntimeError, ValueError, TypeError) as error:
+                found = explain_misfit(output, targets, certain=True)
+                raise UserError(f"metrics: {name}: {found} ({_place(error)}{error})") from error
+        self.values(output, targets)
+        for metric in self.collected.values():
+            metric.reset()
 
     def collect(self, output: Any, targets: Any) -> None:
         """Let the classes of torchmetrics take in a batch of an evaluation."""

@@ -24,6 +24,7 @@ def broken_rules(config: Config) -> Iterator[Problem]:
     yield from _weight_decay(config)
     yield from _unfreeze(config)
     yield from _strategy(config)
+    yield from _length(config)
     if config.lr_scheduler and config.lr_scheduler.interval == "epoch":
         yield from _schedule(config, config.trainer.epochs, "epochs")
 
@@ -38,6 +39,14 @@ def check_against_data(config: Config, steps_per_epoch: int, train_size: int) ->
         problems += _given_in_epochs(config, steps_per_epoch)
         problems += _schedule(config, config.trainer.epochs * steps_per_epoch, "steps")
     return [f"{dotted(path)}: {text}" for path, text in problems]
+
+
+def _length(config: Config) -> Iterator[Problem]:
+    """Sequences that are longer than the network allows show themselves only when the first of them comes."""
+    longest, allowed = (section.args.get("max_length") for section in (config.data_loader, config.model))
+    if isinstance(longest, int) and isinstance(allowed, int) and longest > allowed:
+        text = f"found {longest}, but model.args.max_length is {allowed}: raise that too"
+        yield Problem(("data_loader", "args", "max_length"), text)
 
 
 def _metric_names(config: Config) -> Iterator[Problem]:
