@@ -54,7 +54,9 @@ def problem_with_name(name: str) -> str | None:
     if len(name) > LONGEST_NAME:
         return f"it has {len(name)} characters, and {LONGEST_NAME} are allowed"
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
-        return 'only letters A-Z, digits, "-", "_" and "." are allowed, with a letter or digit at both ends'
+        near = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-")
+        rule = 'only the letters a-z and A-Z, digits, "-", "_" and "." are allowed, with a letter or digit at both ends'
+        return f'{rule}, as in "{near}"' if near else rule
     if name.split(".")[0].lower() in DEVICES:
         return "Windows keeps it for a device"
     if re.sub(r"[-_.]+", "-", name).lower() in DEPENDENCIES:

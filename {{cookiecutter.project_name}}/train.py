@@ -48,7 +48,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
     arguments = parser.parse_intermixed_args()
     if not (arguments.config or arguments.resume or arguments.keys):
-        parser.error("say what to train: -c config.json, or -r with a run's folder")
+        files = [word for word in arguments.words if "=" not in word]
+        given = f"-c {files[0]}" if files else "-c config.json"
+        parser.error(f"say what to train: {given}, or -r with a run's folder")
     if arguments.resume == "auto" and not arguments.config:
         parser.error("-r auto looks for a run of the config's name, and needs -c")
     return arguments

@@ -83,7 +83,7 @@ search:
     assert "/search.yaml:5: search.space.trainer.epohs: no such key" in found
     assert "did you mean `epochs`?" in found
     assert "/search.yaml:7: search.space.trainer.log_every: found 0, " in found
-    assert '/search.yaml:8: search.space.seed: found "two", should be a valid integer' in found
+    assert '/search.yaml:8: search.space.seed: found "two", should be a whole number' in found
     assert "clip_grad_norm: found" not in found
 
 

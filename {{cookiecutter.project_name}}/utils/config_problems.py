@@ -14,6 +14,15 @@ from pydantic.fields import FieldInfo
 from utils.config import Config
 from utils.config_yaml import KeyPath
 
+# What pydantic asks for, and what that is in a config file.
+IN_OUR_WORDS = {
+    "valid dictionary|object": "a mapping",
+    "valid integer": "a whole number",
+    "valid number": "a number",
+    "valid list|valid array": "a list",
+    "valid boolean": "true or false",
+    "valid string": "text",
+}
 # What pydantic says of an alternative that no file can hold (a tensor, a function), which helps no reader.
 UNWRITABLE = ("is_instance_of", "needs_python_object", "callable_type")
 
@@ -141,9 +150,15 @@ def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo],
         return f"found {shown(details['input'])}, not allowed" + about
     allowed = " or ".join(each["msg"] for each in alternatives if each["type"] not in UNWRITABLE)
     # In the words of a config file, and to go on with after a comma.
-    allowed = re.sub("a valid dictionary|an object", "a mapping", allowed.replace(" or Input should be ", " or "))
+    allowed = allowed.replace(" or Input should be ", " or ")
+    for theirs, ours in IN_OUR_WORDS.items():
+        allowed = re.sub(f"an? ({theirs})", ours, allowed)
     allowed = re.sub(r"^(Input|Value error,) | or instance of \w+", "", allowed)
-    return f"found {shown(details['input'])}, {allowed[:1].lower() + allowed[1:] or 'but a config cannot give this'}"
+    hint = ""
+    if (*known, "type") in keys and isinstance(details["input"], str):
+        hint = f"; did you mean `{dotted((*path, 'type'))}={details['input']}`?"
+    text = allowed[:1].lower() + allowed[1:] or "but a config cannot give this"
+    return f"found {shown(details['input'])}, {text}{hint}"
 
 
 def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath], data: Any) -> str:
@@ -159,4 +174,7 @@ def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath], data: Any) 
         return f"{text}; did you mean `{dotted(elsewhere[0])}`?"
     if hint := nearest(str(key), siblings):
         return text + hint
+    places = {each: name for name, args in arguments.items() for each in args or {}}
+    if "args" not in siblings and (close := closest(str(key), places)):
+        return f"{text}; did you mean `{dotted((places[close], 'args', close))}`?"
     return text + (f"; arguments of the type belong in `{dotted((*path[:-1], 'args'))}`" if "args" in siblings else "")
