@@ -12,7 +12,6 @@ _INK, _GRID = "#200000", "#200001"
 COLOURS = 8
 TITLES = {
     "lr": "learning rate",
-    "seconds": "seconds per epoch",
     "samples_per_second": "samples per second",
     "data_wait": "share of time spent waiting for data",
     "memory_host_mb": "most memory used so far (MB)",
@@ -63,6 +62,8 @@ def make_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
     quantities: dict[str, list[str]] = {}
     for name in names:
         split, _, rest = name.partition("_")
+        if name == "seconds":
+            continue  # samples per second say the same
         if split in ("train", "val"):
             quantities.setdefault(rest, []).append(name)
         else:
@@ -129,13 +130,14 @@ def draw(chart: Chart, number: int) -> str:
         if chart.best is not None:
             axis.axvline(chart.best, color=_INK, linestyle=":", linewidth=1)
         lowest, decades = _span(chart)
+        axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         if "loss" in chart.title and decades > 2:
             axis.set_yscale("log")
         elif not chart.of_model and lowest >= 0:
             axis.set_ylim(bottom=0)  # so that jitter does not look like a change
         epochs = [x for curve in chart.curves for x in curve.xs]
         axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
         axis.grid(visible=True, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel("epoch")

@@ -83,7 +83,7 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(tiny: Callable[..., Trai
     trainer.train()
     page = Page(run / "report.html")
     assert "finished:\n  3 of 3 epochs, 15 steps" in page.text
-    assert page.tags.count("svg") == 5  # loss, learning rate, seconds, samples per second, waiting for data
+    assert page.tags.count("svg") == 4  # loss, learning rate, samples per second, waiting for data
     assert "script" not in page.tags
     assert any(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert all(address.startswith(("data:", "#")) for address in page.addresses if address)
