@@ -28,6 +28,8 @@ def records(file: Path) -> Iterator[Any]:
             position += left
             continue
         length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
+        if position + 7 + length > len(data):
+            return  # W&B's process has not written the end yet
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # the whole of a record, or the end of one
