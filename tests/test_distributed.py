@@ -224,6 +224,7 @@ def test_a_mistake_is_said_once_whoever_makes_it(lab: Lab, word: str, mistake: s
     file.write_text(before + LONELY, encoding="utf-8")
     launch = Launch(lab.project)
     launch.start("--nproc-per-node=2", "train.py", *Experiment(lab, tmp_path, [*EVEN, word]).arguments())
-    assert 0 not in launch.end()
+    ended = launch.end()
     file.write_text(before, encoding="utf-8")
+    assert 0 not in ended
     assert launch.said.count(mistake) == 1, launch.said

@@ -144,36 +144,36 @@ def test_a_second_ctrl_c_does_not_hide_how_to_go_on(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "stopped\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is open")
-def test_a_run_that_is_refused_leaves_no_folder(
-    config: Config,
-    tmp_path: Path,
-    script: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def refuse(*_: object) -> None:
-        raise UserError("loggers: this one needs a package")
+def press_ctrl_c(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("logger.observer.Observers.on_start", refuse)
-    (tmp_path / "c.json").write_text(config.model_dump_json(by_alias=True, exclude={"schema_"}), encoding="utf-8")
-    assert script("train.py", "-c", tmp_path / "c.json") == 2
-    assert capsys.readouterr().err == "loggers: this one needs a package\n"
-    assert list(tmp_path.glob("*/*")) == []
+
+def refuse(*_: object) -> None:
+    raise UserError("loggers: this one needs a package")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is open")
-@pytest.mark.parametrize("moment", ["utils.environment.record_environment", "logger.observer.Observers.on_start"])
-def test_a_run_that_is_stopped_before_its_first_step_leaves_no_folder(
+@pytest.mark.parametrize(
+    ("moment", "happens", "code", "said"),
+    [
+        ("utils.environment.record_environment", press_ctrl_c, 130, NOTHING_TRAINED),
+        ("logger.observer.Observers.on_start", press_ctrl_c, 130, NOTHING_TRAINED),
+        ("logger.observer.Observers.on_start", refuse, 2, "loggers: this one needs a package"),
+    ],
+)
+def test_a_run_that_ends_before_its_first_step_leaves_no_folder(
     moment: str,
+    happens: Callable[..., None],
+    code: int,
+    said: str,
     config: Config,
     tmp_path: Path,
     script: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(moment, lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(moment, happens)
     (tmp_path / "c.json").write_text(config.model_dump_json(by_alias=True, exclude={"schema_"}), encoding="utf-8")
-    assert script("train.py", "-c", tmp_path / "c.json") == 130
-    assert capsys.readouterr().err == f"{NOTHING_TRAINED}\n"
+    assert script("train.py", "-c", tmp_path / "c.json") == code
+    assert capsys.readouterr().err == f"{said}\n"
     assert list(tmp_path.glob("*/*")) == []
