@@ -45,7 +45,8 @@ print("end", time.time(), flush=True)
 """
 
 OWN = """
-import sys, time
+import gc, sys, time
+gc.disable()  # as train.py does before its imports
 sys.path.insert(0, ".")
 import train
 from trainer.trainer import Trainer

@@ -7,7 +7,8 @@ epoch: two that nobody watches, to see how far the measurement itself scatters, 
 config, and one with every logger that there is, W&B (offline) and the statistics of layers too. What is compared is
 processor time, of all threads and with all that comes now and then (histograms, pictures), so that a machine that is
 busy with other things does not favour one of them. W&B writes its files in a process of its own, whose time is counted
-too, and given in a row of its own (Linux alone).
+too, and given in a row of its own (Linux alone). What happens once in a run is left out: the start, and the loading of
+matplotlib before the first pictures.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def trainer_for(folder: Path, more: dict[str, Any] | None) -> Trainer:
     if more is None:
         trainer.observers.members.clear()
         trainer.health = dict  # type: ignore[method-assign,assignment]
+    trainer.progress.epoch = 98  # so that the two epochs to warm up end with pictures, which load matplotlib
     trainer.observers.on_start(trainer)
     return trainer
 

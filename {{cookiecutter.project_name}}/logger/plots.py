@@ -30,6 +30,7 @@ class Plots(Observer):
         """Draw the picture."""
         # Figure instead of pyplot: no window, no global state, and half the import time.
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         text = (self.run_dir / "metrics.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
@@ -55,10 +56,13 @@ class Plots(Observer):
                     axis.plot(*zip(*points, strict=True), color=colour, label=split, marker=marker)
             if best is not None:
                 axis.axvline(best, color="grey", linestyle=":", linewidth=1, label="best")
-            axis.set(title=quantity, xlabel="epoch")
-            axis.locator_params("x", integer=True)
+            axis.set_title(quantity, y=1)  # for a height of its own choice it would lay out all labels once more
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+            axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             axis.grid(alpha=0.3)
-            axis.legend()
+            if number == 1:
+                axis.legend()
         self._save("curves", ".png", picture(figure))
 
     def _save(self, name: str, suffix: str, content: bytes) -> None:

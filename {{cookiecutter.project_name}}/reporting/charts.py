@@ -2,10 +2,14 @@
 
 import io
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reporting.record import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Matplotlib knows no CSS: it draws in these colours, which are then replaced.
 _INK, _GRID = "#200000", "#200001"
@@ -69,15 +73,17 @@ def make_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
         else:
             quantities.setdefault("lr" if name.startswith("lr_") else name, []).append(name)
     charts: tuple[list[Chart], list[Chart]] = ([], [])
-    for quantity, members in quantities.items():
-        of_model = all(name.startswith(("train_", "val_")) for name in members)
-        # The first group has the rate that is called `lr`, too.
-        members = [name for name in members if name != "lr"] if len(members) > 1 and quantity == "lr" else members
-        title, best = TITLES.get(quantity, quantity), _best_epoch(runs) if of_model else None
-        chart = Chart(title, _curves(runs, members, of_model), of_model, best)
-        if chart.curves:
-            chart.svg = draw(chart, number=len(charts[0]) + 100 * len(charts[1]))
-            charts[0 if of_model else 1].append(chart)
+    with _style():
+        figure = _empty_figure()
+        for quantity, members in quantities.items():
+            of_model = all(name.startswith(("train_", "val_")) for name in members)
+            # The first group has the rate that is called `lr`, too.
+            members = [name for name in members if name != "lr"] if len(members) > 1 and quantity == "lr" else members
+            title, best = TITLES.get(quantity, quantity), _best_epoch(runs) if of_model else None
+            chart = Chart(title, _curves(runs, members, of_model), of_model, best)
+            if chart.curves:
+                chart.svg = _draw(chart, figure, number=len(charts[0]) + 100 * len(charts[1]))
+                charts[0 if of_model else 1].append(chart)
     return charts
 
 
@@ -101,48 +107,68 @@ def _curves(runs: list[RunRecord], names: list[str], of_model: bool) -> list[Cur
     return curves
 
 
-def draw(chart: Chart, number: int) -> str:
-    """Draw one chart; `number` keeps the names in its SVG apart from those of other charts on the page."""
-    # Figure instead of pyplot: no window, no global state, and half the import time.
+def _style() -> AbstractContextManager[Any]:
+    """Let matplotlib draw texts as texts, in the colours that stand for those of the page."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": f"chart{number}", "font.size": 9}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9}
     style |= dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor", "axes.labelcolor"), _INK)
     style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _GRID)
-    with rc_context(style):
-        figure = Figure(figsize=(4.6, 2.7))
-        # Room for labels that is the same in all charts; to compute it takes matplotlib as long as to draw.
-        figure.subplots_adjust(left=0.13, bottom=0.17, right=0.98, top=0.95)
-        axis = figure.add_subplot()
-        for curve in chart.curves:
-            few = len(curve.xs) < 25
-            axis.plot(
-                curve.xs,
-                curve.ys,
-                color=_colour(curve.colour),
-                linestyle="--" if curve.dashed else "-",
-                marker="o" if few else None,
-                markersize=2.8,
-                linewidth=1.4,
-            )
-        if chart.best is not None:
-            axis.axvline(chart.best, color=_INK, linestyle=":", linewidth=1)
-        lowest, decades = _span(chart)
-        axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        if "loss" in chart.title and decades > 2:
-            axis.set_yscale("log")
-        elif not chart.of_model and lowest >= 0:
-            axis.set_ylim(bottom=0)  # so that jitter does not look like a change
-        epochs = [x for curve in chart.curves for x in curve.xs]
-        axis.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-        axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
-        axis.grid(visible=True, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel("epoch")
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    return rc_context(style)
+
+
+def _empty_figure() -> "Figure":
+    """Make what all charts are drawn into, one after the other: to make it takes nearly as long as to draw a chart."""
+    # Figure instead of pyplot: no window, no global state, and half the import time.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 2.7))
+    # Room for labels that is the same in all charts; to compute it takes matplotlib as long as to draw.
+    figure.subplots_adjust(left=0.13, bottom=0.17, right=0.98, top=0.95)
+    axes = figure.add_subplot()
+    axes.grid(visible=True, linewidth=0.6)
+    axes.tick_params(bottom=False, left=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("epoch")
+    return figure
+
+
+def _draw(chart: Chart, figure: "Figure", number: int) -> str:
+    """Draw one chart; `number` keeps the names in its SVG apart from those of other charts on the page."""
+    from matplotlib import rc_context
+    from matplotlib.ticker import MaxNLocator
+
+    (axes,) = figure.axes
+    for line in list(axes.lines):
+        line.remove()
+    for curve in chart.curves:
+        few = len(curve.xs) < 25
+        axes.plot(
+            curve.xs,
+            curve.ys,
+            color=_colour(curve.colour),
+            linestyle="--" if curve.dashed else "-",
+            marker="o" if few else None,
+            markersize=2.8,
+            linewidth=1.4,
+        )
+    if chart.best is not None:
+        axes.axvline(chart.best, color=_INK, linestyle=":", linewidth=1)
+    lowest, decades = _span(chart)
+    logarithmic = "loss" in chart.title and decades > 2
+    axes.set_yscale("log" if logarithmic else "linear")
+    axes.relim()
+    axes.autoscale()
+    if not logarithmic:
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        if not chart.of_model and lowest >= 0:
+            axes.set_ylim(bottom=0)  # so that jitter does not look like a change
+    epochs = [x for curve in chart.curves for x in curve.xs]
+    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.hashsalt": f"chart{number}"}):
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")

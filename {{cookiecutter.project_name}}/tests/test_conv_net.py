@@ -13,6 +13,22 @@ def test_any_batch_and_image_size_gives_a_score_per_class(batch_size: int, size:
     assert model(torch.randn(batch_size, 1, *size)).shape == (batch_size, 10)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (9, 9), (12, 16)])
+def test_a_pooling_that_would_change_nothing_is_left_out_without_a_difference(size: tuple[int, int]) -> None:
+    model = ConvNet(channels=4)
+    pooled = ConvNet(channels=4)
+    pooled.load_state_dict(model.state_dict())
+    pooled.features.append(torch.nn.AdaptiveAvgPool2d(4))
+    images = torch.randn(6, 1, *size)
+    for each in (model, pooled):
+        torch.manual_seed(0)  # for dropout
+        each(images).square().sum().backward()
+    for one, other in zip(model.parameters(), pooled.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
+
+
 def test_classes_and_channels_are_what_the_arguments_say() -> None:
     model = ConvNet(num_classes=3, in_channels=2, channels=5)
     assert model(torch.randn(4, 2, 8, 8)).shape == (4, 3)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,17 @@ def test_a_reader_that_has_left_ends_a_command_without_a_traceback() -> None:
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_garbage_is_looked_for_while_a_command_runs_but_not_among_what_was_imported() -> None:
+    code = """
+        import gc, sys
+        gc.disable()
+        import torch
+        from utils.errors import run
+        imported = len(gc.get_objects())
+        sys.exit(run(lambda: print(gc.isenabled(), len(gc.get_objects()) < imported / 100) or 0))
+    """
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout == "True True\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reporting.charts import make_charts
 from reporting.page import write_report
 from reporting.record import differences, read_run
 from trainer.trainer import Trainer
@@ -185,3 +186,28 @@ def test_keys_differ_where_one_run_lacks_them(tmp_path: Path) -> None:
     configs: list[dict[str, Any]] = [{"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [2], "d": None}}]
     runs = [read_run(make_run(tmp_path / str(n), [], config)) for n, config in enumerate(configs)]
     assert differences(runs) == {"b.c": [[1], [2]]}
+
+
+def test_a_chart_owes_nothing_to_the_one_that_was_drawn_before_it(tmp_path: Path) -> None:
+    values = {
+        "train_loss": [100.0, 1.0, 0.01],  # on a logarithmic scale
+        "train_accuracy": [-0.5, 0.5, 0.9],
+        "lr": [0.001, 0.1, 0.01],  # from 0 on
+        "val_bias": [-2.0, -1.0, -3.0],
+        "val_loss": [50.0, 2.0, 0.02],
+    }
+    lines = [
+        {"epoch": number, "best": number == 2, **{name: column[number - 1] for name, column in values.items()}}
+        for number in (1, 2, 3)
+    ]
+
+    def drawn(names: list[str]) -> dict[str, str]:
+        kept = [{name: line[name] for name in ("epoch", "best", *names)} for line in lines]
+        charts = make_charts([read_run(make_run(tmp_path / "-".join(names), kept))])
+        names_of_parts = r'id="[^"]*"|#[^")]*(?="|\))'
+        return {chart.title: re.sub(names_of_parts, "", chart.svg) for group in charts for chart in group}
+
+    together = drawn(list(values))
+    alone = drawn(["train_loss", "val_loss"]) | drawn(["train_accuracy"]) | drawn(["lr"]) | drawn(["val_bias"])
+    assert together == alone
+    assert len(alone) == 4
