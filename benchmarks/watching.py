@@ -50,7 +50,8 @@ def trainer_for(folder: Path, more: dict[str, Any] | None) -> Trainer:
     if more is None:
         trainer.observers.members.clear()
         trainer.health = dict  # type: ignore[method-assign,assignment]
-    trainer.progress.epoch = 98  # so that the two epochs to warm up end with pictures, which load matplotlib
+    # The two epochs to warm up shall end with pictures, which load matplotlib.
+    trainer.progress.step = 98 * len(trainer.loaders.train)
     trainer.observers.on_start(trainer)
     return trainer
 

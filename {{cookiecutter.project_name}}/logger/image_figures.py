@@ -13,13 +13,13 @@ from logger.contents import DPI
 from logger.figures import Figures
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from trainer.trainer import StepResult
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 _COLUMNS, _TILE, _GAP = 4, 110, 18  # the last two in pixels
+_MATRIX, _LABELS = 720, 30  # pixels of the confusion matrix, and the most classes that are named on a side
 _LETTERS = 10  # that an image's width has room for, beside a percentage
 
 # Images, their classes, the predicted classes, and the probability that the model gave to those.
@@ -119,7 +119,7 @@ def draw_images(shown: Shown, names: list[str], title: str) -> "Figure":
     tiles = _tiles(shown[0])
     columns = min(_COLUMNS, len(tiles))
     short = max(map(len, names)) < 4
-    names = [name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…" for name in names]
+    names = [_shortened(name, _LETTERS) for name in names]
     column, row = _TILE + _GAP, tiles.shape[1] + (24 if short else 40)
     sheet = np.full((40 + row * -(-len(tiles) // columns) + _GAP, column * max(columns, 3) + _GAP, 3), 255, np.uint8)
     height, width = sheet.shape[:2]
@@ -136,8 +136,28 @@ def draw_images(shown: Shown, names: list[str], title: str) -> "Figure":
             label += f"{', ' if short else chr(10)}not {names[true]}"
         place = (x + _TILE / 2) / width, 1 - (y - 3) / height
         figure.text(*place, label, ha="center", va="bottom", font=font, color=RIGHT if right else WRONG)
-    figure.figimage(sheet)  # one image in pixels, without axes: several times faster
+    _paint(figure, sheet)
     return figure
+
+
+def _paint(figure: "Figure", pixels: NDArray[np.uint8]) -> None:
+    """Put pixels `(height, width, 3)` behind the texts of a figure of their size.
+
+    One image without axes is several times as fast as many with, and `Figure.figimage` would take as long as all texts.
+    """
+    from matplotlib.artist import Artist
+    from matplotlib.backend_bases import RendererBase
+
+    class Pixels(Artist):
+        def draw(self, renderer: RendererBase) -> None:
+            renderer.draw_image(renderer.new_gc(), 0, 0, opaque)
+
+    opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])[::-1]
+    figure.add_artist(Pixels())
+
+
+def _shortened(name: str, letters: int) -> str:
+    return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
 def _tiles(images: torch.Tensor) -> NDArray[np.uint8]:
@@ -154,27 +174,38 @@ def _tiles(images: torch.Tensor) -> NDArray[np.uint8]:
 
 def draw_confusion(matrix: NDArray[np.float32], names: list[str]) -> "Figure":
     """Draw how often each class (rows) was taken for which (columns)."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
     classes = len(matrix)
+    names = [_shortened(name, 18) for name in names]
     longest = max(map(len, names))
-    margin = 0.08 + 0.01 * min(longest, 20)
-    figure = Figure(figsize=(6, 6), dpi=DPI)
-    axis: Axes = figure.add_axes((margin, margin, 0.95 - margin, 0.95 - margin))
+    begin, end = 0.08 + 0.01 * longest, 0.95
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axis.set_title("confusion matrix of the validation data")
-    figure.text(0.5 + margin / 2, 0.015, "predicted class", ha="center", fontsize=10)
-    figure.text(0.015, 0.5 + margin / 2, "true class", va="center", rotation=90, fontsize=10)
-    if classes <= 30:
-        axis.set(xticks=[], yticks=[])  # labels as plain texts take half the time of ticks
-        font = FontProperties(size=9)
-        for number, name in enumerate(names):
-            axis.text(number, classes - 0.4, name, ha="center", va="top", rotation=90 * (longest > 3), font=font)
-            axis.text(-0.6, number, name, ha="right", va="center", font=font)
-        for true, predicted in np.argwhere(matrix > 0).tolist():
-            colour = "white" if shares[true, predicted] > 0.5 else "black" if true == predicted else WRONG
-            count = f"{matrix[true, predicted]:.0f}"
-            axis.text(predicted, true, count, ha="center", va="center", color=colour, font=font)
+    edges = (_MATRIX * np.linspace(begin, end, classes + 1)).round().astype(int)
+    sizes = np.diff(edges)
+    tiles = colormaps["Blues"](shares, bytes=True)[..., :3].repeat(sizes, axis=0).repeat(sizes, axis=1)
+    sheet = np.full((_MATRIX, _MATRIX, 3), 255, np.uint8)
+    top = _MATRIX - edges[-1]
+    sheet[top - 1 : top + len(tiles) + 1, edges[0] - 1 : edges[-1] + 1] = 0  # a line around them
+    sheet[top : top + len(tiles), edges[0] : edges[-1]] = tiles
+    figure = Figure(figsize=(_MATRIX / DPI, _MATRIX / DPI), dpi=DPI)
+    _paint(figure, sheet)
+    middle = (begin + end) / 2
+    figure.text(middle, 0.96, "confusion matrix of the validation data", ha="center", fontsize=12)
+    figure.text(middle, 0.015, "predicted class", ha="center", fontsize=10)
+    figure.text(0.015, middle, "true class", va="center", rotation=90, fontsize=10)
+    font = FontProperties(size=9)
+    places = (edges[:-1] + edges[1:]) / 2 / _MATRIX
+    rotation = 90 if longest * min(classes, _LABELS) > 40 else 0  # so many letters have room side by side
+    for number in range(0, classes, -(-classes // _LABELS)):
+        place, name = places[number], names[number]
+        figure.text(place, begin - 0.01, name, ha="center", va="top", rotation=rotation, font=font)
+        figure.text(begin - 0.01, begin + end - place, name, ha="right", va="center", font=font)
+    for true, predicted in np.argwhere(matrix > 0).tolist() if classes <= _LABELS else []:
+        colour = "white" if shares[true, predicted] > 0.5 else "black" if true == predicted else WRONG
+        count = f"{matrix[true, predicted]:.0f}"
+        place = places[predicted], begin + end - places[true]
+        figure.text(*place, count, ha="center", va="center", color=colour, font=font)
     return figure

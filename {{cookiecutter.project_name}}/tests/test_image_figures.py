@@ -1,11 +1,14 @@
 """The pictures of an image classifier: what is in them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from logger.contents import picture
 from logger.image_figures import ImageFigures, draw_confusion, draw_images
 from trainer.trainer import StepResult
 
@@ -68,9 +71,32 @@ def test_labels_say_what_was_predicted(batches: list[tuple[torch.Tensor, StepRes
     shown = (torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0.9, 0.8]))
     figure = draw_images(shown, ["cat", "dog"], "title")
     assert [text.get_text() for text in figure.texts] == ["title", "cat  90%", "cat  80%, not dog"]
-    (axis,) = draw_confusion(np.array([[5.0, 0.0], [2.0, 7.0]], np.float32), ["cat", "dog"]).axes
-    counts = {text.get_position(): text.get_text() for text in axis.texts if text.get_text().isdigit()}
-    assert counts == {(0, 0): "5", (0, 1): "2", (1, 1): "7"}
+
+
+def test_a_confusion_matrix_has_true_classes_from_top_to_bottom_and_predicted_ones_from_left_to_right() -> None:
+    figure = draw_confusion(np.array([[5.0, 0.0], [2.0, 7.0]], np.float32), ["cat", "dog"])
+    places = {text.get_text(): text.get_position() for text in figure.texts if text.get_text().isdigit()}
+    (left, top), (right, bottom) = places["5"], places["7"]
+    assert places == {"5": (left, top), "2": (left, bottom), "7": (right, bottom)}
+    assert left < 0.5 < right
+    assert bottom < 0.5 < top
+    pixels = np.asarray(Image.open(io.BytesIO(picture(figure))).convert("L")).astype(int)
+    height, width = pixels.shape
+    beside = 0.05  # the count
+    all_of_5, two_of_9, seven_of_9, none = (
+        pixels[int((1 - y) * height), int((x + beside) * width)] for x, y in [*places.values(), (right, top)]
+    )
+    assert all_of_5 < seven_of_9 < two_of_9 < none
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(2, 2), (30, 30), (31, 16), (1000, 30)])
+def test_a_confusion_matrix_names_as_many_classes_as_there_is_room_for(classes: int, shown: int) -> None:
+    names = [f"a class with the number {number}" for number in range(classes)]
+    figure = draw_confusion(np.eye(classes, dtype=np.float32), names)
+    labels = [text.get_text() for text in figure.texts if text.get_text().startswith("a class")]
+    assert len(labels) == 2 * shown
+    assert max(map(len, labels)) <= 18
+    picture(figure)
 
 
 def test_other_data_does_not_fit(tmp_path: Path, batches: list[tuple[torch.Tensor, StepResult]]) -> None:
