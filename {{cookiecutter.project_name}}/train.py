@@ -49,7 +49,9 @@ def parse_arguments() -> argparse.Namespace:
     add_trials(parser)
     add_verbosity(parser)
     parser.add_argument("words", nargs="*", metavar="key.path=value", help="a value of the config, as YAML")
-    arguments = parser.parse_intermixed_args()
+    arguments, unknown = parser.parse_known_intermixed_args()
+    if unknown:
+        parser.error(f"no such option: {unknown[0]}; a value of the config is a word without dashes: trainer.epochs=3")
     if not (arguments.config or arguments.resume or arguments.keys):
         files = [word for word in arguments.words if "=" not in word]
         given = f"-c {files[0]}" if files else "-c config.json"

@@ -1,5 +1,6 @@
 """What the tests share: this project's own config made short, and a tiny regression that needs no file of it."""
 
+import gc
 import glob
 import json
 import multiprocessing
@@ -87,6 +88,7 @@ def run_script(name: str, *words: object) -> int:
         except SystemExit as exit_:
             return int(exit_.code or 0)
         finally:
+            gc.unfreeze()  # what `run` has taken for the imports of a script
             for handler in log.handlers:
                 handler.close()
             log.handlers.clear()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from logger.console import log
 from trainer.background import BackgroundWriter
-from trainer.checkpoint import SHARDS
+from trainer.checkpoint import SHARDS, flush_folder
 from trainer.closing import resume_command
 from trainer.run_folder import BEST, CHECKPOINTS, LAST, remove_unused_shards
 from utils.distributed import Agreement, is_main
@@ -112,6 +112,7 @@ class Saver:
     def _write(self, state: dict[str, Any], names: tuple[str, ...], step: int, finished: bool) -> None:
         with self._failure_explained(step):
             self.trainer.observers.sync()
+            flush_folder(self.run_dir)
             paths = [self.folder / name for name in names]
             self.trainer.parallel.write(state, paths, step=step, finished=finished)
             self._remove_old()

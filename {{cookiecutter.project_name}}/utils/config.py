@@ -201,7 +201,8 @@ class Config(Section):
     name: str = Field(
         pattern=r"^\w([\w.-]*\w)?$",
         max_length=60,
-        description="Name of the experiment, and of the folder of its runs in save_dir.",
+        description="Name of the experiment, and of the folder of its runs in save_dir: "
+        "letters, digits and `_`, between them also `-` and `.`.",
     )
     seed: int = Field(ge=0, lt=2**63, description="Seed of everything random: weights, split, order, augmentation.")
     data_loader: Component = Field(description="The data: `file.Class` in the folder data_loaders/.")

@@ -120,8 +120,7 @@ def _from_package(package: str, type_: str) -> Callable[..., Any]:
         if package == "data_loaders" and file in OPTIONAL_DATA:
             raise ConfigError([f"{text}; {EXTRA}"])
         types = _types(package)
-        close = closest(name or file, types)
-        hint = f"; did you mean `{types[close]}`?" if close else nearest(file, files, after=f".{name or '<name>'}")
+        hint = _meant(name or file, types) or nearest(file, files, after=f".{name or '<name>'}")
         raise ConfigError([f"{text}; allowed: {', '.join(sorted(types.values()))}{hint}"])
     targets = _defined_in(package, file)
     if package == "trainer":
@@ -130,10 +129,14 @@ def _from_package(package: str, type_: str) -> Callable[..., Any]:
         types = _types(package)
         here = [each for each in types.values() if each.startswith(f"{file}.")]
         listed = ", ".join(sorted(here or [f"{file}.{each}" for each in targets])) or "none"
-        close = closest(name or file, types)
-        hint = f"; did you mean `{types[close]}`?" if close else nearest(name, targets, before=f"{file}.")
+        hint = _meant(name or file, types) or nearest(name, targets, before=f"{file}.")
         raise ConfigError([f"found {shown(type_)}, no such type; allowed: {listed}{hint}"])
     return targets[name]
+
+
+def _meant(name: str, types: dict[str, str]) -> str:
+    close = closest(name, types)
+    return f"; did you mean `{types[close]}`?" if close else ""
 
 
 def _types(package: str) -> dict[str, str]:
