@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "{{cookiecutter.project_name}
 from data_loaders.dataset import InMemoryDataset
 from data_loaders.loader import Loader, Loaders
 from trainer.trainer import Trainer
-from utils.config import TrainerSection
 
 Loop = Callable[[Workload, Path], Clock]
 
@@ -88,9 +87,9 @@ def project_without_metrics(job: Workload, folder: Path) -> Clock:
 
 
 def _project(job: Workload, folder: Path, metrics: list[dict[str, Any]], loggers: dict[str, bool]) -> Clock:
-    settings: dict[str, Any] = {"epochs": job.epochs, "save_dir": str(folder), "device": job.device}
-    options = {"precision": "bf16" if job.bf16 else "fp32", "compile": job.compiled}
-    settings |= {name: value for name, value in options.items() if name in TrainerSection.model_fields}
+    # Without `compile`, for the network of a job is compiled already, and the clock around it cannot be.
+    settings = {"epochs": job.epochs, "save_dir": str(folder), "device": job.device}
+    settings["precision"] = "bf16" if job.bf16 else "fp32"
     config = config_for("cross_entropy", settings, lr=LR, metrics=metrics, loggers=loggers)
     model = job.model()
     few = InMemoryDataset(*(tensor[: job.batch_size] for tensor in job.tensors))

@@ -44,6 +44,7 @@ Times = dict[str, list[float]]
 def measure(job: Workload, name: str) -> float:
     """Train a job once with a loop, and return the seconds of a step."""
     gc.collect()
+    torch.compiler.reset()  # what was compiled for the networks of other turns counts against a limit
     with tempfile.TemporaryDirectory() as folder, quietly():
         return LOOPS[name](job, Path(folder)).seconds_per_step
 
