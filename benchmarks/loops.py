@@ -87,7 +87,7 @@ def project_without_metrics(job: Workload, folder: Path) -> Clock:
 
 
 def _project(job: Workload, folder: Path, metrics: list[dict[str, Any]], loggers: dict[str, bool]) -> Clock:
-    # Without `compile`, for the network of a job is compiled already, and the clock around it cannot be.
+    # Without `compile`: a job's network is compiled already, and the clock around it tells the time, which cannot be.
     settings = {"epochs": job.epochs, "save_dir": str(folder), "device": job.device}
     settings["precision"] = "bf16" if job.bf16 else "fp32"
     config = config_for("cross_entropy", settings, lr=LR, metrics=metrics, loggers=loggers)

@@ -193,7 +193,7 @@ def workloads(scale: float = 1.0) -> list[Workload]:
     if torch.cuda.is_available():
         images = torch.randn(8192, 3, 32, 32), torch.randint(10, (8192,))
         jobs += [
-            # It warms up for more than an epoch, because the network is compiled once more for the first evaluation.
+            # Warms up for more than an epoch, because the first evaluation compiles the network once more.
             Workload(name, resnet, images, 256, steps(200), device="cuda", bf16=True, compiled=compiled, warm_up=40)
             for name, compiled in (("ResNet, bf16", False), ("ResNet, bf16, compiled", True))
         ]

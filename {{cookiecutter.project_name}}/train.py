@@ -13,7 +13,7 @@ import gc
 import signal
 
 if __name__ == "__main__":
-    gc.disable()  # to look for garbage among all that is imported takes 0.2 s; `run` enables it again
+    gc.disable()  # to look for garbage among all that is imported takes up to 0.2 s; `run` enables it again
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # While the imports below take their seconds, Ctrl-C ends the process without a traceback out of one of them.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

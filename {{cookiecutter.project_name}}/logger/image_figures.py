@@ -78,7 +78,8 @@ class ImageFigures(Figures):
         assert self._mistakes is not None
         wrong = _first(self._mistakes, int((self._mistakes[1] != self._mistakes[2]).sum()))
         classes = round(self._matrix.numel() ** 0.5)
-        names = self.class_names or [str(number) for number in range(classes)]
+        names = list(self.class_names or [])[:classes]
+        names += [str(number) for number in range(len(names), classes)]
         figures = {
             "validation/confusion_matrix": draw_confusion(self._matrix.view(classes, classes).cpu().numpy(), names),
             "validation/samples": draw_images(self._samples, names, "validation images as they come"),
@@ -147,17 +148,32 @@ def _paint(figure: "Figure", pixels: NDArray[np.uint8]) -> None:
     """
     from matplotlib.artist import Artist
     from matplotlib.backend_bases import RendererBase
-
-    class Pixels(Artist):
-        def draw(self, renderer: RendererBase) -> None:
-            renderer.draw_image(renderer.new_gc(), 0, 0, opaque)
+    from matplotlib.transforms import Bbox
 
     opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])[::-1]
+
+    class Pixels(Artist):
+        def get_window_extent(self, renderer: RendererBase | None = None) -> Bbox:
+            return Bbox(figure.bbox.get_points())
+
+        def draw(self, renderer: RendererBase) -> None:
+            (left, bottom), (right, top) = figure.transFigure.transform([(0, 0), (1, 1)])
+            size = round(top - bottom), round(right - left)
+            shown = opaque
+            if size != opaque.shape[:2]:  # saved with other dots per inch
+                rows, columns = (np.arange(new) * old // new for new, old in zip(size, opaque.shape[:2], strict=True))
+                shown = opaque[rows][:, columns]
+            context = renderer.new_gc()
+            renderer.draw_image(context, left, bottom, shown)
+            context.restore()
+
     figure.add_artist(Pixels())
 
 
 def _shortened(name: str, letters: int) -> str:
-    return name if len(name) <= letters else name[: letters - 1] + "…"
+    """Leave out the middle of a long name: the ends are what tells names apart."""
+    end = letters // 2
+    return name if len(name) <= letters else f"{name[: letters - end - 1]}…{name[-end:]}"
 
 
 def _tiles(images: torch.Tensor) -> NDArray[np.uint8]:
@@ -198,8 +214,9 @@ def draw_confusion(matrix: NDArray[np.float32], names: list[str]) -> "Figure":
     figure.text(0.015, middle, "true class", va="center", rotation=90, fontsize=10)
     font = FontProperties(size=9)
     places = (edges[:-1] + edges[1:]) / 2 / _MATRIX
-    rotation = 90 if longest * min(classes, _LABELS) > 40 else 0  # so many letters have room side by side
-    for number in range(0, classes, -(-classes // _LABELS)):
+    named = range(0, classes, -(-classes // _LABELS))
+    rotation = 90 if longest * len(named) > 40 else 0  # so many letters have room side by side
+    for number in named:
         place, name = places[number], names[number]
         figure.text(place, begin - 0.01, name, ha="center", va="top", rotation=rotation, font=font)
         figure.text(begin - 0.01, begin + end - place, name, ha="right", va="center", font=font)

@@ -124,10 +124,10 @@ def _empty_figure() -> "Figure":
 
     figure = Figure(figsize=(4.6, 2.7))
     # Room for labels that is the same in all charts; to compute it takes matplotlib as long as to draw.
-    figure.subplots_adjust(left=0.13, bottom=0.17, right=0.98, top=0.95)
+    figure.subplots_adjust(left=0.13, bottom=0.17, right=0.96, top=0.95)
     axes = figure.add_subplot()
     axes.grid(visible=True, linewidth=0.6)
-    axes.tick_params(bottom=False, left=False)
+    axes.tick_params(which="both", bottom=False, left=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("epoch")
     return figure
@@ -157,6 +157,7 @@ def _draw(chart: Chart, figure: "Figure", number: int) -> str:
     lowest, decades = _span(chart)
     logarithmic = "loss" in chart.title and decades > 2
     axes.set_yscale("log" if logarithmic else "linear")
+    axes.set_ylim(0.1, 1)  # for a chart without any finite value
     axes.relim()
     axes.autoscale()
     if not logarithmic:

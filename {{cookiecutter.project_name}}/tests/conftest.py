@@ -89,6 +89,7 @@ def run_script(name: str, *words: object) -> int:
             return int(exit_.code or 0)
         finally:
             gc.unfreeze()  # what `run` has taken for the imports of a script
+            gc.enable()
             for handler in log.handlers:
                 handler.close()
             log.handlers.clear()

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,10 @@ def batches() -> list[tuple[torch.Tensor, StepResult]]:
     return made
 
 
-def collected(run_dir: Path, batches: list[tuple[torch.Tensor, StepResult]], images: int) -> ImageFigures:
-    figures = ImageFigures(run_dir, images=images)
+def collected(
+    run_dir: Path, batches: list[tuple[torch.Tensor, StepResult]], images: int, names: list[str] | None = None
+) -> ImageFigures:
+    figures = ImageFigures(run_dir, images=images, class_names=names)
     figures.reset()
     for inputs, result in batches:
         assert figures.fits((inputs, result.targets), result)
@@ -89,12 +92,33 @@ def test_a_confusion_matrix_has_true_classes_from_top_to_bottom_and_predicted_on
     assert all_of_5 < seven_of_9 < two_of_9 < none
 
 
+@pytest.mark.parametrize("options", [{"dpi": 60}, {"dpi": 200}, {"dpi": 120, "bbox_inches": "tight", "pad_inches": 0}])
+def test_pixels_and_texts_fit_each_other_however_a_picture_is_saved(options: dict[str, Any]) -> None:
+    figure = draw_confusion(np.eye(2, dtype=np.float32), ["cat", "dog"])
+
+    def saved(**options: Any) -> torch.Tensor:
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", **options)
+        pixels = torch.from_numpy(np.array(Image.open(stream).convert("L"))).float()
+        return torch.nn.functional.adaptive_avg_pool2d(pixels[None], 30)
+
+    assert (saved(dpi=120) - saved(**options)).abs().max() < 20  # a tile and what is beside it differ by 200
+
+
+def test_classes_without_a_name_have_their_number(
+    tmp_path: Path, batches: list[tuple[torch.Tensor, StepResult]]
+) -> None:
+    figures = collected(tmp_path, batches, 5, ["cat"]).figures()
+    labels = [text.get_text() for text in figures["validation/confusion_matrix"].texts]
+    assert {"cat", "1", "2"} <= set(labels)
+
+
 @pytest.mark.parametrize(("classes", "shown"), [(2, 2), (30, 30), (31, 16), (1000, 30)])
 def test_a_confusion_matrix_names_as_many_classes_as_there_is_room_for(classes: int, shown: int) -> None:
     names = [f"a class with the number {number}" for number in range(classes)]
     figure = draw_confusion(np.eye(classes, dtype=np.float32), names)
     labels = [text.get_text() for text in figure.texts if text.get_text().startswith("a class")]
-    assert len(labels) == 2 * shown
+    assert len(labels) == 2 * shown == 2 * len(set(labels))
     assert max(map(len, labels)) <= 18
     picture(figure)
 

@@ -197,3 +197,20 @@ def test_garbage_is_looked_for_while_a_command_runs_but_not_among_what_was_impor
     root = Path(__file__).parents[1]
     command = [sys.executable, "-c", textwrap.dedent(code)]
     assert subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout == "True True\n"
+
+
+def test_nothing_is_looked_for_while_a_training_imports() -> None:
+    code = """
+        import gc, runpy, sys
+        class Watch:
+            def find_spec(name, path, target=None):
+                if name == "torch":
+                    print(gc.isenabled())
+        sys.meta_path.insert(0, Watch)
+        sys.argv = ["train.py", "--keys"]
+        runpy.run_path("train.py", run_name="__main__")
+    """
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[0] == "False"

@@ -10,6 +10,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.futures import Future
 
 from trainer.trainer import Trainer
+from utils.distributed import is_main
 from utils.errors import UserError, run
 
 MakeTrainer = Callable[..., Trainer]
@@ -46,6 +47,18 @@ def test_gradients_are_exchanged_once_in_a_step_however_many_pieces_it_has(
     in_processes: Callable[..., None], tmp_path: Path
 ) -> None:
     in_processes(2, exchange_once, tmp_path / "run")
+
+
+def train_without_the_folder(make: MakeTrainer, folder: Path) -> None:
+    trainer = make(folder)
+    if not is_main():
+        trainer.saver.run_dir = folder / "of another machine"
+    trainer.train()
+    assert trainer.progress.finished
+
+
+def test_only_the_main_process_needs_to_see_the_runs_folder(in_processes: Callable[..., None], tmp_path: Path) -> None:
+    in_processes(2, train_without_the_folder, tmp_path / "run")
 
 
 def refuse_idle(make: MakeTrainer, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The report: one HTML file about a run, or about several."""
 
 import json
+import math
 import re
 import shutil
 import struct
@@ -195,6 +196,7 @@ def test_a_chart_owes_nothing_to_the_one_that_was_drawn_before_it(tmp_path: Path
         "lr": [0.001, 0.1, 0.01],  # from 0 on
         "val_bias": [-2.0, -1.0, -3.0],
         "val_loss": [50.0, 2.0, 0.02],
+        "val_nothing": [math.nan, math.nan, math.nan],
     }
     lines = [
         {"epoch": number, "best": number == 2, **{name: column[number - 1] for name, column in values.items()}}
@@ -209,5 +211,6 @@ def test_a_chart_owes_nothing_to_the_one_that_was_drawn_before_it(tmp_path: Path
 
     together = drawn(list(values))
     alone = drawn(["train_loss", "val_loss"]) | drawn(["train_accuracy"]) | drawn(["lr"]) | drawn(["val_bias"])
+    alone |= drawn(["val_nothing"])
     assert together == alone
-    assert len(alone) == 4
+    assert len(alone) == 5

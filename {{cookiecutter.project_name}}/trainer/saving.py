@@ -111,8 +111,9 @@ class Saver:
 
     def _write(self, state: dict[str, Any], names: tuple[str, ...], step: int, finished: bool) -> None:
         with self._failure_explained(step):
-            self.trainer.observers.sync()
-            flush_folder(self.run_dir)
+            if is_main():  # another machine may not see the folder
+                self.trainer.observers.sync()
+                flush_folder(self.run_dir)
             paths = [self.folder / name for name in names]
             self.trainer.parallel.write(state, paths, step=step, finished=finished)
             self._remove_old()

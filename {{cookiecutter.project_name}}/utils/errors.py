@@ -103,8 +103,8 @@ def run(main: Callable[[], int]) -> int:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as a script has it while it imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     hook, threading.excepthook = threading.excepthook, _report_from_thread
-    # Among all that was imported there is no garbage, and each time that Python looks for it takes a tenth of a second,
-    # and when it ends a whole one. (A script may have kept it from looking while it imports.)
+    # Among all that was imported there is next to no garbage, and whenever Python looks for it that takes a tenth of a
+    # second, and when it ends a whole one. (A script may have kept it from looking while it imports.)
     gc.freeze()
     gc.enable()
     atexit.register(gc.freeze)
