@@ -3,10 +3,10 @@
 Log in with `wandb login`, or set WANDB_API_KEY; neither is ever written into a run's folder.
 """
 
-import io
 import secrets
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
@@ -95,9 +95,10 @@ class WandB(Observer):
 
     def on_figure(self, name: str, figure: "Figure", step: int) -> None:
         """Report a picture."""
-        from PIL import Image  # it comes with matplotlib, which has drawn the picture
-
-        self._report({name: self.wandb.Image(Image.open(io.BytesIO(picture(figure))))}, step)
+        with TemporaryDirectory() as folder:  # a file is copied; W&B would compress an image once more
+            file = Path(folder) / "picture.png"
+            file.write_bytes(picture(figure))
+            self._report({name: self.wandb.Image(str(file))}, step)
 
     def on_text(self, name: str, text: str, step: int) -> None:
         """Report a text."""
