@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from logger.console import log, set_up_logging
+from logger.console import few, log, set_up_logging
 from trainer.build import build_trainer
 from trainer.restoring import load_weights
-from trainer.summary import describe, few
+from trainer.summary import describe
 from utils.config_files import config_from_dict
 from utils.errors import UserError, run
 from utils.replaying import replay

@@ -31,7 +31,8 @@ def class_names(folder: Path) -> list[str]:
         UserError: there are none.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; images are looked for in {folder / '<class>'}")
+        above = f"; the folder above it is meant: {folder.parents[1]}" if folder.parent.name == folder.name else ""
+        raise UserError(f"{folder}: there is no such folder; images are looked for in {folder / '<class>'}{above}")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise UserError(f"{folder}: holds no folders; it needs one for each class, with images in it")

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from data_loaders.image_files import Sample, class_names, find_splits, read_image, survey
 from data_loaders.loader import Loader, Loaders
 from data_loaders.sampler import sampler_for
-from logger.console import log
+from logger.console import few, log
 from utils.errors import UserError
 
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
@@ -108,7 +108,7 @@ class ImageFolderLoaders(Loaders):
         classes = class_names(Path(folder, "train"))
         fractions = {"valid": valid_fraction, "test": test_fraction}
         splits = find_splits(Path(folder), classes, fractions, split_seed)
-        log.info("%s: %d classes: %s", folder, len(classes), ", ".join(classes))
+        log.info("%s: %d classes: %s", folder, len(classes), few(classes))
         if mean is None or on_corrupt == "skip":
             measures = {split: survey(splits[split], size, channels, num_workers) for split in splits}
             splits = {split: sound(splits[split], measures[split], on_corrupt == "skip") for split in splits}
@@ -127,6 +127,7 @@ class ImageFolderLoaders(Loaders):
             train=Loader(train, seed=seed, sampler=order, num_workers=num_workers),
             valid=Loader(valid, batch_size, num_workers=num_workers),
             test=Loader(test, batch_size, num_workers=num_workers),
+            class_names=classes,
         )
 
 

@@ -175,9 +175,11 @@ class Loaders:
         test: what is measured in the end.
         statistics: means, standard deviations and the like of the training split, for a model with buffers of the
             same names. They travel in its checkpoints.
+        class_names: what the classes are called, for pictures; empty where they have numbers only.
     """
 
     train: Loader
     valid: Loader
     test: Loader
     statistics: dict[str, torch.Tensor] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)

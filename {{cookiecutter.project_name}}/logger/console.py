@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,12 @@ class Console(Observer):
     def close(self) -> None:
         """Forget what stood behind the bar."""
         _Bar.tqdm, _Bar.text = None, ""
+
+
+def few(things: Sequence[object]) -> str:
+    """Write the first of some numbers or names, and how many more there are."""
+    more = len(things) - 8
+    return ", ".join(map(str, things[:8])) + (f" and {more} more" if more > 0 else "")
 
 
 def _columns(scalars: dict[str, float]) -> list[str]:

@@ -3,6 +3,8 @@
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from logger.console import log
 from utils.config import Config
 from utils.distributed import share
 
@@ -24,6 +27,18 @@ _pictures: "WeakKeyDictionary[Figure, bytes]" = WeakKeyDictionary()
 DPI = 120
 # A histogram of this many values of a tensor looks like that of all of them.
 _ENOUGH = 10_000
+# Fonts with Korean, Chinese and Japanese letters, of Linux, Windows and macOS.
+_FONTS = (
+    "Noto Sans CJK KR",
+    "Noto Sans CJK JP",
+    "NanumGothic",
+    "Malgun Gothic",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Apple SD Gothic Neo",
+    "AppleGothic",
+    "Arial Unicode MS",
+)
 # What makes no difference to the result.
 _NOT_A_HYPERPARAMETER = ("$schema", "name", "loggers", "trainer.save", "trainer.log_every", "trainer.keep_last")
 
@@ -84,12 +99,32 @@ def weights_and_gradients(model: nn.Module) -> Iterator[tuple[str, NDArray[np.fl
                     yield f"{kind}/{name}", values[np.isfinite(values)]
 
 
+@contextmanager
+def letters_of_all_languages() -> Iterator[None]:
+    """Let matplotlib take letters that its own font lacks from the fonts of the system, if it has one with them."""
+    from matplotlib import rc_context
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    with rc_context({"font.family": ["DejaVu Sans", *(font for font in _FONTS if font in installed)]}):
+        yield
+
+
 def picture(figure: "Figure") -> bytes:
     """Return a figure as PNG; each is drawn once, however many trackers ask for it."""
     if figure not in _pictures:
         stream = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # a box stands for what the font lacks
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             figure.savefig(stream, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+        if any("Glyph" in str(warning.message) for warning in said):
+            _tell_of_boxes()
         _pictures[figure] = stream.getvalue()
     return _pictures[figure]
+
+
+@cache
+def _tell_of_boxes() -> None:
+    log.warning(
+        "pictures show boxes for letters that no font of this machine has; %s has most", " or ".join(_FONTS[:3])
+    )

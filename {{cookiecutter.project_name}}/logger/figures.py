@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 
 from logger.console import log
-from logger.contents import is_due
+from logger.contents import is_due, letters_of_all_languages
 from logger.observer import Observer
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ class Figures(Observer):
     def on_evaluation(self, step: int, epoch: int, scalars: dict[str, float], is_best: bool) -> None:
         """Draw, and hand the pictures to all."""
         if self._collecting and (self._due(step) or self._trainer.progress.finished):
-            for name, figure in self.figures().items():
-                self._trainer.observers.on_figure(name, figure, step)
+            with letters_of_all_languages():
+                for name, figure in self.figures().items():
+                    self._trainer.observers.on_figure(name, figure, step)
             for name, text in self.texts().items():
                 self._trainer.observers.on_text(name, text, step)
         if self._collecting:

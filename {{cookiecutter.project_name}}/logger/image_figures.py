@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 import numpy as np
 import torch
@@ -11,15 +12,17 @@ from torch.nn import functional
 
 from logger.contents import DPI
 from logger.figures import Figures
+from utils.distributed import world_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from trainer.trainer import StepResult
+    from trainer.trainer import StepResult, Trainer
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 _COLUMNS, _TILE, _GAP = 4, 110, 18  # the last two in pixels
-_MATRIX, _LABELS = 720, 30  # pixels of the confusion matrix, and the most classes that are named on a side
+_MATRIX = 720  # pixels of the confusion matrix
+_COUNTED, _NAMED = 30, 45  # the most classes for which there is room for numbers in it, and for all names beside it
 _LETTERS = 10  # that an image's width has room for, beside a percentage
 
 # Images, their classes, the predicted classes, and the probability that the model gave to those.
@@ -38,11 +41,20 @@ class ImageFigures(Figures):
             run_dir: the run's folder.
             every: training steps between two drawings; they come after an epoch.
             images: how many are shown, of samples and of mistakes.
-            class_names: what the classes are called; None shows their numbers.
+            class_names: what the classes are called; None leaves it to the data, and else shows their numbers.
         """
         super().__init__(run_dir, every)
         self.images = images
         self.class_names = class_names
+        self._every_nth = 1
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Ask the data for the names of classes, and for how many samples there are to choose from."""
+        super().on_start(trainer)
+        loaders = trainer.loaders
+        self.class_names = self.class_names or loaders.class_names
+        # Spread over all, for they may come class by class.
+        self._every_nth = max(1, loaders.valid.num_samples // world_size() // self.images)
 
     def fits(self, batch: Any, result: "StepResult") -> bool:
         """Whether these are images, classes and scores."""
@@ -54,6 +66,7 @@ class ImageFigures(Figures):
 
     def reset(self) -> None:
         """Forget all images."""
+        self._seen = 0
         self._samples: Shown | None = None
         self._mistakes: Shown | None = None
         self._matrix: torch.Tensor | None = None
@@ -68,7 +81,9 @@ class ImageFigures(Figures):
             self._matrix = torch.zeros(classes * classes, device=targets.device)
         self._matrix.index_add_(0, targets * classes + predicted, torch.ones_like(confidence))
         if self._samples is None or len(self._samples[0]) < self.images:
-            self._samples = _first(_join(self._samples, shown), self.images)
+            chosen = _take(shown, slice(-self._seen % self._every_nth, None, self._every_nth))
+            self._samples = _first(_join(self._samples, chosen), self.images)
+        self._seen += len(targets)
         self._mistakes = _most_confident_mistakes(_join(self._mistakes, shown), self.images)
 
     def figures(self) -> "dict[str, Figure]":
@@ -82,7 +97,7 @@ class ImageFigures(Figures):
         names += [str(number) for number in range(len(names), classes)]
         figures = {
             "validation/confusion_matrix": draw_confusion(self._matrix.view(classes, classes).cpu().numpy(), names),
-            "validation/samples": draw_images(self._samples, names, "validation images as they come"),
+            "validation/samples": draw_images(self._samples, names, "some validation images"),
         }
         if len(wrong[0]):
             figures["validation/mistakes"] = draw_images(wrong, names, "the most confident mistakes")
@@ -119,14 +134,14 @@ def draw_images(shown: Shown, names: list[str], title: str) -> "Figure":
 
     tiles = _tiles(shown[0])
     columns = min(_COLUMNS, len(tiles))
-    short = max(map(len, names)) < 4
+    short = max(map(len, names)) == 1
     names = [_shortened(name, _LETTERS) for name in names]
     column, row = _TILE + _GAP, tiles.shape[1] + (24 if short else 40)
     sheet = np.full((40 + row * -(-len(tiles) // columns) + _GAP, column * max(columns, 3) + _GAP, 3), 255, np.uint8)
     height, width = sheet.shape[:2]
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     figure.text(0.5, 1 - 8 / height, title, ha="center", va="top", fontsize=11)
-    font = FontProperties(size=9)  # one for all labels: to make it takes as long as to draw one
+    font = FontProperties(size=9 if short else 8)  # one for all labels: to make it takes as long as to draw one
     for number, (tile, true, predicted, sure) in enumerate(
         zip(tiles, *(part.tolist() for part in shown[1:]), strict=True)
     ):
@@ -172,8 +187,16 @@ def _paint(figure: "Figure", pixels: NDArray[np.uint8]) -> None:
 
 def _shortened(name: str, letters: int) -> str:
     """Leave out the middle of a long name: the ends are what tells names apart."""
-    end = letters // 2
-    return name if len(name) <= letters else f"{name[: letters - end - 1]}…{name[-end:]}"
+    short, end = name, len(name) // 2
+    while _width(short) > letters:
+        end -= 1
+        short = f"{name[:end]}…{name[-end:]}"
+    return short
+
+
+def _width(name: str) -> int:
+    """Count letters, those of Korean, Chinese and Japanese twice."""
+    return sum(1 + (east_asian_width(letter) in "WF") for letter in name)
 
 
 def _tiles(images: torch.Tensor) -> NDArray[np.uint8]:
@@ -196,8 +219,9 @@ def draw_confusion(matrix: NDArray[np.float32], names: list[str]) -> "Figure":
 
     classes = len(matrix)
     names = [_shortened(name, 18) for name in names]
-    longest = max(map(len, names))
-    begin, end = 0.08 + 0.01 * longest, 0.95
+    longest = max(map(_width, names))
+    font = FontProperties(size=9 if classes <= 20 else 6)
+    begin, end = 0.08 + 0.0014 * longest * font.get_size(), 0.95
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     edges = (_MATRIX * np.linspace(begin, end, classes + 1)).round().astype(int)
     sizes = np.diff(edges)
@@ -212,15 +236,14 @@ def draw_confusion(matrix: NDArray[np.float32], names: list[str]) -> "Figure":
     figure.text(middle, 0.96, "confusion matrix of the validation data", ha="center", fontsize=12)
     figure.text(middle, 0.015, "predicted class", ha="center", fontsize=10)
     figure.text(0.015, middle, "true class", va="center", rotation=90, fontsize=10)
-    font = FontProperties(size=9)
     places = (edges[:-1] + edges[1:]) / 2 / _MATRIX
-    named = range(0, classes, -(-classes // _LABELS))
+    named = range(0, classes, -(-classes // _NAMED))
     rotation = 90 if longest * len(named) > 40 else 0  # so many letters have room side by side
     for number in named:
         place, name = places[number], names[number]
         figure.text(place, begin - 0.01, name, ha="center", va="top", rotation=rotation, font=font)
         figure.text(begin - 0.01, begin + end - place, name, ha="right", va="center", font=font)
-    for true, predicted in np.argwhere(matrix > 0).tolist() if classes <= _LABELS else []:
+    for true, predicted in np.argwhere(matrix > 0).tolist() if classes <= _COUNTED else []:
         colour = "white" if shares[true, predicted] > 0.5 else "black" if true == predicted else WRONG
         count = f"{matrix[true, predicted]:.0f}"
         place = places[predicted], begin + end - places[true]

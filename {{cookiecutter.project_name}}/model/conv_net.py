@@ -5,7 +5,6 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 from torch import nn
-from torch.nn import functional
 
 
 class ConvNet(nn.Module):
@@ -38,6 +37,7 @@ class ConvNet(nn.Module):
             nn.BatchNorm2d(2 * channels),
             nn.ReLU(),
         )
+        self.pool = nn.AdaptiveAvgPool2d(4)  # images of any size come out as 4×4
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(2 * channels * 4 * 4, hidden),
@@ -50,6 +50,6 @@ class ConvNet(nn.Module):
         """Turn images `(n, in_channels, height, width)` into class scores (logits) `(n, num_classes)`."""
         features = self.features(images)
         if features.shape[2:] != (4, 4):  # to pool them from 4×4 to 4×4 would take a quarter of a training step
-            features = functional.adaptive_avg_pool2d(features, 4)
+            features = self.pool(features)
         scores: torch.Tensor = self.head(features)
         return scores

@@ -28,6 +28,9 @@ from utils.seeding import seed_everything
 
 ROOT = Path(__file__).parents[1]
 
+# Data sets are read from local files; `datasets` would ask the Hub about them, and wait where there is none.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Waiting threads cost more than they save where the work is this small, above all on a machine that is busy.
 torch.set_num_threads(1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import model
 from utils import registry
 from utils.config import Component, Config
 from utils.config_files import config_from_dict, load_config
@@ -115,7 +116,10 @@ def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
         ("lr=0.1", "did you mean `optimizer.args.lr`?"),
         ("learning_rate=0.1", "did you mean `optimizer.args.lr`?"),
         ("optimizer=SGD", 'found "SGD", should be a mapping; did you mean `optimizer.type=SGD`?'),
-        ("metrics=accuracy", 'found "accuracy", should be a list'),
+        ("metrics=accuracy", 'found "accuracy", should be a list; did you mean `metrics=[{type: accuracy}]`?'),
+        ("freeze=head", 'found "head", should be a list; did you mean `freeze=[head]`?'),
+        ("trainer.early_stop=None", 'found "None", should be a whole number; did you mean `trainer.early_stop=null`?'),
+        ("lr_scheduler=none", "did you mean `lr_scheduler=null`?"),
         ("trainer.epochs=ten", 'found "ten", should be a whole number'),
         ("optimizer={type: SGD, args: {learning_rate: 0.1}}", "did you mean `lr`?"),
         ("loss.type=os.system", "no such type"),
@@ -151,6 +155,16 @@ def test_where_a_part_that_was_deleted_is_to_be_had(monkeypatch: pytest.MonkeyPa
         find(section, type_)
 
 
+def test_a_package_that_a_file_needs_and_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "borrowed.py").write_text("import nowhere.to_be_found\n", encoding="utf-8")
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(tmp_path)])
+    message = "model/borrowed.py imports nowhere, which is not installed: python -m pip install nowhere"
+    with pytest.raises(ConfigError, match=message):
+        find("model", "borrowed.net")
+
+
 @pytest.mark.parametrize(
     ("type_", "hint"),
     [
@@ -175,7 +189,7 @@ def test_a_hint_is_given_only_where_a_name_is_close(type_: str, hint: str) -> No
         ("optimizer", "adamw", "AdamW"),
         ("optimizer", "sgd", "SGD"),
         ("lr_scheduler", "plateau", "ReduceLROnPlateau"),
-        ("metrics", "acc", "accuracy"),
+        ("metrics", "accurracy", "accuracy"),
         ("metrics", "f1", "F1Score"),
         ("data_loader", "tabels.FolderLoaders", "own_data.FolderLoaders"),
         ("data_loader", "tables.folder_loaders", "own_data.FolderLoaders"),

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from logger import contents
 from logger.figures import Figures
 from logger.observer import Observer, Observers
 from trainer.trainer import StepResult, Trainer
@@ -110,3 +112,20 @@ def test_what_a_run_draws_and_writes_reaches_tensorboard(finished_run: Path) -> 
         (text,) = events.Tensors(f"validation/{path.stem}/text_summary")
         shown = text.tensor_proto.string_val[0].decode()
         assert shown.splitlines() == [f"    {line}" for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_letters_come_from_a_font_that_has_them_and_boxes_are_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    contents._tell_of_boxes.cache_clear()
+    # Of the fonts that come with matplotlib, one stands for those with Korean letters: it alone has this one.
+    monkeypatch.setattr(contents, "_FONTS", ("No such font", "STIXGeneral"))
+    pictures = []
+    for fonts in (contents.letters_of_all_languages, nullcontext, nullcontext):
+        with fonts():
+            figure = Figure(figsize=(1, 1))
+            figure.text(0.5, 0.5, "\u20dd")
+        pictures.append(contents.picture(figure))
+        assert len(caplog.messages) == min(1, len(pictures) - 1)
+    assert pictures[0] != pictures[1] == pictures[2]
+    assert "boxes for letters that no font of this machine has" in caplog.text

@@ -1,6 +1,7 @@
 """The pictures of an image classifier: what is in them."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from logger.contents import picture
 from logger.image_figures import ImageFigures, draw_confusion, draw_images
-from trainer.trainer import StepResult
+from trainer.trainer import StepResult, Trainer
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_where_nothing_is_wrong_there_is_no_picture_of_mistakes(
 def test_labels_say_what_was_predicted(batches: list[tuple[torch.Tensor, StepResult]]) -> None:
     shown = (torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0.9, 0.8]))
     figure = draw_images(shown, ["cat", "dog"], "title")
-    assert [text.get_text() for text in figure.texts] == ["title", "cat  90%", "cat  80%, not dog"]
+    assert [text.get_text() for text in figure.texts] == ["title", "cat  90%", "cat  80%\nnot dog"]
 
 
 def test_a_confusion_matrix_has_true_classes_from_top_to_bottom_and_predicted_ones_from_left_to_right() -> None:
@@ -113,7 +114,7 @@ def test_classes_without_a_name_have_their_number(
     assert {"cat", "1", "2"} <= set(labels)
 
 
-@pytest.mark.parametrize(("classes", "shown"), [(2, 2), (30, 30), (31, 16), (1000, 30)])
+@pytest.mark.parametrize(("classes", "shown"), [(2, 2), (30, 30), (45, 45), (46, 23), (1000, 44)])
 def test_a_confusion_matrix_names_as_many_classes_as_there_is_room_for(classes: int, shown: int) -> None:
     names = [f"a class with the number {number}" for number in range(classes)]
     figure = draw_confusion(np.eye(classes, dtype=np.float32), names)
@@ -153,3 +154,27 @@ def test_collecting_reads_nothing_from_the_device(tmp_path: Path) -> None:
         figures.collect((images, targets), StepResult(torch.zeros(8), scores, targets))
     assert figures._mistakes is not None
     assert len(figures._mistakes[0]) == 24
+
+
+def test_long_names_lose_their_middle_and_korean_letters_take_two_places() -> None:
+    names = ["a class that is called 1", "가나다라마바사아자차카타파하", "1" * 18, "x"]
+    labels = {text.get_text() for text in draw_confusion(np.eye(4, dtype=np.float32), names).texts}
+    assert {"a class …called 1", "가나다라…카타파하", "1" * 18, "x"} <= labels
+
+
+def test_names_come_from_the_data_and_samples_from_all_over_it(tmp_path: Path, tiny: Callable[..., Trainer]) -> None:
+    trainer = tiny()
+    trainer.loaders.class_names = ["cat", "dog", "bird"]
+    figures = ImageFigures(tmp_path, images=4)
+    figures.on_start(trainer)
+    figures.reset()
+    total = trainer.loaders.valid.num_samples
+    images = torch.arange(total).float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    targets, scores = torch.zeros(total, dtype=torch.long), torch.eye(3)[torch.zeros(total, dtype=torch.long)]
+    for rows in torch.arange(total).split(5):
+        result = StepResult(torch.zeros(len(rows)), scores[rows], targets[rows])
+        figures.collect((images[rows], targets[rows]), result)
+    assert figures.class_names == ["cat", "dog", "bird"]
+    assert figures._samples is not None
+    step = total // 4
+    assert figures._samples[0][:, 0, 0, 0].tolist() == [0, step, 2 * step, 3 * step]

@@ -4,11 +4,13 @@ import json
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
+import model
 from model.loss import cross_entropy, token_cross_entropy
 from model.metric import (
     absolute_error,
@@ -136,6 +138,24 @@ def test_what_does_not_fit_is_explained(config: Config, output: object, wanted: 
     config.loss = Component(type="cross_entropy")
     with pytest.raises(UserError, match=message):
         Criterion(config, torch.device("cpu"))(output, wanted)
+
+
+def test_the_argument_that_makes_room_for_the_labels_is_named(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "three.py").write_text("def net(classes: int = 3, width: int = 8) -> None: ...\n", encoding="utf-8")
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(tmp_path)])
+    config.loss = Component(type="cross_entropy")
+    config.model = Component(type="three.net")
+    labels = torch.tensor([0, 1, 2, 34])
+    with pytest.raises(UserError, match=r"; model\.args\.classes=35 would fit them$"):
+        Criterion(config, torch.device("cpu"))(torch.zeros(4, 3), labels)
+    config.model = Component(type="three.net", args={"width": 3})  # which of the two?
+    with pytest.raises(UserError, match=r"tells 3 classes apart \(0 to 2\) \([^;]*$"):
+        Criterion(config, torch.device("cpu"))(torch.zeros(4, 3), labels)
+    config.model = Component(type="handed.over")
+    with pytest.raises(UserError, match=r"tells 3 classes apart \(0 to 2\) \([^;]*$"):
+        Criterion(config, torch.device("cpu"))(torch.zeros(4, 3), labels)
 
 
 CLASSES = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))

@@ -1,7 +1,5 @@
 """From a config to a trainer that is ready to run."""
 
-import inspect
-
 import torch
 from torch import nn
 
@@ -13,7 +11,7 @@ from utils.config import Component, Config
 from utils.config_rules import check_against_data
 from utils.distributed import rank, world_size
 from utils.errors import ConfigError
-from utils.registry import build, find
+from utils.registry import arguments_with, build, find
 from utils.seeding import seed_everything
 
 
@@ -74,9 +72,7 @@ def give_statistics(module: nn.Module, statistics: dict[str, torch.Tensor], comp
 
 def _misfit(name: str, buffer: torch.Tensor, value: torch.Tensor, component: Component) -> str:
     """Say which argument of a model is likely to be wrong: one that has the number of what it keeps."""
-    signature = inspect.signature(find("model", component.type))
-    arguments = {key: each.default for key, each in signature.parameters.items()} | component.args
-    likely = [key for key, each in arguments.items() if (each,) == tuple(buffer.shape)]
+    likely = arguments_with("model", component, buffer.numel()) if buffer.ndim == 1 else []
     fitting = f"model.args.{likely[0]}: found {buffer.numel()}, should be {value.numel()}" if likely else "model.args"
     shapes = f"{name} has shape {tuple(buffer.shape)}, and that of the training data {tuple(value.shape)}"
     return f"{fitting}: {shapes}"

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from data_loaders.loader import Loader
-from logger.console import log
+from logger.console import few, log
 from trainer.checkpoint import load_checkpoint
 from trainer.criterion import refuse_numbers
 from trainer.restoring import load_weights, with_shards
 from trainer.run_folder import CHECKPOINTS, LAST
 from trainer.saving import Saver
-from trainer.summary import describe, few, layer_table, output_shapes
+from trainer.summary import describe, layer_table, output_shapes
 from trainer.trainer import Trainer
 from utils.compiling import uncompiled
 from utils.device import not_finite

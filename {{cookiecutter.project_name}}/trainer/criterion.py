@@ -4,7 +4,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,9 +12,9 @@ from data_loaders.collate import PADDING
 from trainer.meter import Weighted
 from utils.config import Config
 from utils.distributed import gathered
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.libraries import from_library
-from utils.registry import build, metric_name
+from utils.registry import arguments_with, build, metric_name
 
 Measure = Callable[[Any, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 
@@ -32,6 +32,7 @@ class Criterion:
     def __init__(self, config: Config, device: torch.device) -> None:
         """Build the loss that the config names."""
         self.name = config.loss.type
+        self.model = config.model
         built = build("loss", config.loss)
         self.function: Measure = built.to(device) if isinstance(built, torch.nn.Module) else built
         self.of_library = from_library(type(built))
@@ -50,7 +51,7 @@ class Criterion:
             found = explain_misfit(output, targets, certain=self.of_library or bool(better))
             if found is None:
                 raise
-            raise UserError(f"loss {self.name}: {found} ({error}){better}") from error
+            raise UserError(f"loss {self.name}: {found} ({error}){better or self._room(output, targets)}") from error
         if self.of_library and are_broadcast(output, targets, values):
             raise UserError(
                 f"loss {self.name}: {_shapes(output, targets)}; it compares them one by one: make them alike"
@@ -62,6 +63,17 @@ class Criterion:
         fitting = fitting_losses(output, targets)
         known = self.name in (*OF_NUMBERS, *OF_CLASSES, *OF_TOKENS)
         return _suggest(fitting) if known and fitting and self.name not in fitting else ""
+
+    def _room(self, output: Any, targets: Any) -> str:
+        """Say which argument of the model makes room for the labels, to end a message with."""
+        labels = labels_outside(output, targets)
+        if labels is None or labels.low < 0:
+            return ""
+        try:
+            names = arguments_with("model", self.model, labels.classes)
+        except ConfigError:  # the model was handed over, and is not the one that the config names
+            return ""
+        return f"; model.args.{names[0]}={labels.high + 1} would fit them" if len(names) == 1 else ""
 
 
 def fitting_losses(output: Any, targets: Any) -> tuple[str, ...]:
@@ -94,18 +106,39 @@ def explain_misfit(output: Any, targets: Any, *, certain: bool = False) -> str |
     """
     if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)):
         return f"the model returns {_describe(output)} and the targets are {_describe(targets)}"
-    whole_numbers = not targets.is_floating_point() and targets.dtype != torch.bool
-    if whole_numbers and output.ndim == targets.ndim + 1 and len(output) == len(targets):
-        labels = targets[targets != PADDING]
-        classes = output.shape[-1] if output.shape[:-1] == targets.shape else output.shape[1]
-        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-        if low < 0 or high >= classes:
-            return f"labels run from {low} to {high}, and the model tells {classes} classes apart (0 to {classes - 1})"
-        if not certain:
-            return None
+    if labels := labels_outside(output, targets):
+        low, high, classes = labels
+        return f"labels run from {low} to {high}, and the model tells {classes} classes apart (0 to {classes - 1})"
+    if _are_scores_and_labels(output, targets) and not certain:
+        return None
     if certain or output.shape != targets.shape or targets.dtype != output.dtype:
         return f"{_shapes(output, targets)}; their types are {output.dtype} and {targets.dtype}"
     return None
+
+
+class LabelRange(NamedTuple):
+    """The lowest and the highest label of a batch, and how many classes there are scores for."""
+
+    low: int
+    high: int
+    classes: int
+
+
+def labels_outside(output: Any, targets: Any) -> LabelRange | None:
+    """Return the range of the labels, if these are scores and labels and there are not scores for all of them."""
+    if not _are_scores_and_labels(output, targets):
+        return None
+    labels = targets[targets != PADDING]
+    classes = output.shape[-1] if output.shape[:-1] == targets.shape else output.shape[1]
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    return LabelRange(low, high, classes) if low < 0 or high >= classes else None
+
+
+def _are_scores_and_labels(output: Any, targets: Any) -> bool:
+    if not (isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor)):
+        return False
+    whole_numbers = not targets.is_floating_point() and targets.dtype != torch.bool
+    return whole_numbers and output.ndim == targets.ndim + 1 and len(output) == len(targets)
 
 
 def are_broadcast(output: Any, targets: Any, losses: Any) -> bool:

@@ -115,9 +115,3 @@ def describe(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(describe(entry) for entry in value)
     return type(value).__name__
-
-
-def few(numbers: list[int]) -> str:
-    """Write the first of some numbers, and how many more there are."""
-    more = len(numbers) - 8
-    return ", ".join(map(str, numbers[:8])) + (f" and {more} more" if more > 0 else "")

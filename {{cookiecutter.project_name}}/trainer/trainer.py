@@ -11,7 +11,7 @@ from torch import nn
 
 from data_loaders.loader import Loader, Loaders
 from logger.build import build_observers
-from logger.console import progress_bar
+from logger.console import few, progress_bar
 from logger.observer import Observers
 from trainer.averaging import WeightAverage
 from trainer.closing import farewell
@@ -31,7 +31,6 @@ from trainer.run_folder import LAST
 from trainer.saving import Saver
 from trainer.scaler import Scaler
 from trainer.stopwatch import Stopwatch
-from trainer.summary import few
 from utils.config import Config
 from utils.device import choose_device, move, not_finite, peak_memory
 from utils.errors import Diverged, Interrupted

@@ -50,7 +50,7 @@ def word_layer(word: str) -> Layer:
     key, equals, text = word.partition("=")
     parts = key.split(".")
     if not equals or "" in parts:
-        raise BadTextError("should be `key.path=value`")
+        raise BadTextError("should be `key.path=value`, without spaces around `=`")
     value, inner = parse_value(text)
     for part in reversed(parts):
         value = {part: value}

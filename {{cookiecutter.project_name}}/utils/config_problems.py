@@ -154,11 +154,26 @@ def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo],
     for theirs, ours in IN_OUR_WORDS.items():
         allowed = re.sub(f"an? ({theirs})", ours, allowed)
     allowed = re.sub(r"^(Input|Value error,) | or instance of \w+", "", allowed)
-    hint = ""
-    if (*known, "type") in keys and isinstance(details["input"], str):
-        hint = f"; did you mean `{dotted((*path, 'type'))}={details['input']}`?"
+    hint = _other_form(path, known, details["input"], allowed, keys)
     text = allowed[:1].lower() + allowed[1:] or "but a config cannot give this"
     return f"found {shown(details['input'])}, {text}{hint}"
+
+
+def _other_form(path: KeyPath, known: KeyPath, found: Any, allowed: str, keys: dict[KeyPath, FieldInfo]) -> str:
+    """Ask whether another form of what was found was meant: null, a list of it, or the type of a section."""
+    if not isinstance(found, str):
+        return ""
+    meant = ""
+    is_section = (*known, "type") in keys
+    nullable = known in keys and type(None) in typing.get_args(keys[known].annotation)
+    if nullable and found.lower() in ("none", "null", "nil"):
+        meant = f"{dotted(path)}=null"
+    elif "a list" in allowed:
+        item = f"{{type: {found}}}" if is_section else found
+        meant = f"{dotted(path)}=[{item}]"
+    elif is_section:
+        meant = f"{dotted((*path, 'type'))}={found}"
+    return f"; did you mean `{meant}`?" if meant else ""
 
 
 def _unknown_key(path: KeyPath, known: KeyPath, keys: list[KeyPath], data: Any) -> str:

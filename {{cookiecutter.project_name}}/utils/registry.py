@@ -106,6 +106,13 @@ def injected_names(section: str, target: Callable[..., Any]) -> set[str]:
     }.get(section, set())
 
 
+def arguments_with(section: str, component: Component, value: int) -> list[str]:
+    """Name the arguments of a component that have this value, given or by default."""
+    signature = inspect.signature(find(section, component.type))
+    arguments = {key: each.default for key, each in signature.parameters.items()} | component.args
+    return [key for key, each in arguments.items() if type(each) is int and each == value]
+
+
 def metric_name(metric: Metric) -> str:
     """Name a metric as in logs and `monitor`: `accuracy` stays, `text.F1Score` becomes `f1_score`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", metric.type.rpartition(".")[2])
@@ -185,7 +192,15 @@ def _files(package: str) -> list[str]:
 
 def _defined_in(package: str, file: str) -> dict[str, Callable[..., Any]]:
     """Return the public classes and functions that a file itself defines, by name."""
-    module = importlib.import_module(f"{package}.{file}")
+    try:
+        module = importlib.import_module(f"{package}.{file}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not missing or importlib.util.find_spec(missing) is not None:
+            raise
+        raise ConfigError(
+            [f"{package}/{file}.py imports {missing}, which is not installed: python -m pip install {missing}"]
+        ) from error
     return {
         name: value
         for name, value in vars(module).items()
