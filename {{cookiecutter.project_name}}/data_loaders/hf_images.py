@@ -1,5 +1,6 @@
 """Images of a Hugging Face data set, and the numbers of their classes."""
 
+import json
 from io import BytesIO
 from typing import Any, Literal
 
@@ -26,10 +27,11 @@ class Images:
     def __init__(self, image: str, label: str, size: int, channels: int) -> None:
         """Read these two columns, and resize the images."""
         self.columns, self.size = [image, label], size
+        self.class_names: list[str] = []
         self.mean, self.std = np.zeros((channels, 1, 1), np.float32), np.ones((channels, 1, 1), np.float32)
 
     def check(self, schema: Any) -> list[str]:
-        """Say which column is not what it should be."""
+        """Say which column is not what it should be, and note what the data calls its classes."""
         from pyarrow import types
 
         image, label = (schema.field(name).type for name in self.columns)
@@ -37,6 +39,8 @@ class Images:
         problems = [] if encoded else [f"column {self.columns[0]} holds {image}, and no images"]
         if not types.is_integer(label):
             problems.append(f"column {self.columns[1]} holds {label}, and no classes")
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        self.class_names = about.get("info", {}).get("features", {}).get(self.columns[1], {}).get("names") or []
         return problems
 
     def batch(self, rows: Any, parts: Numbers) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,6 +103,7 @@ class HFImageLoaders(HFLoaders):
             raise UserError(f"data_loader.args: mean and std belong together, with {channels} numbers in each")
         converter = Images(image, label, size, channels)
         super().__init__(source, converter, batch_size, num_workers, seed)
+        self.class_names = converter.class_names
         if mean is None or std is None:
             pixels = self.train.load(list(range(min(MEASURED, self.seen_first()))))[0].double()
             measured = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))

@@ -52,7 +52,9 @@ def test_images_are_decoded_resized_and_normalised(file: str) -> None:
     mean, std = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]
     for stream in (None, {"samples_per_epoch": 96}):
         source = Source.model_validate({"files": file, "stream": stream})
-        train = HFImageLoaders(source, batch_size=16, size=8, mean=mean, std=std, num_workers=2, seed=1).train
+        loaders = HFImageLoaders(source, batch_size=16, size=8, mean=mean, std=std, num_workers=2, seed=1)
+        assert loaders.class_names == ["r", "g", "b"]
+        train = loaders.train
         train.set_position(0)
         for images, labels in train:
             assert images.shape == (16, 3, 8, 8) or stream is None
