@@ -40,7 +40,9 @@ class Images:
         if not types.is_integer(label):
             problems.append(f"column {self.columns[1]} holds {label}, and no classes")
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        self.class_names = about.get("info", {}).get("features", {}).get(self.columns[1], {}).get("names") or []
+        for key in ("info", "features", self.columns[1], "names"):
+            about = about.get(key) or {}
+        self.class_names = list(about) or self.class_names
         return problems
 
     def batch(self, rows: Any, parts: Numbers) -> tuple[torch.Tensor, torch.Tensor]:

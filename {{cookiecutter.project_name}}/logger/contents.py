@@ -102,11 +102,11 @@ def weights_and_gradients(model: nn.Module) -> Iterator[tuple[str, NDArray[np.fl
 @contextmanager
 def letters_of_all_languages() -> Iterator[None]:
     """Let matplotlib take letters that its own font lacks from the fonts of the system, if it has one with them."""
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcParams
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    with rc_context({"font.family": ["DejaVu Sans", *(font for font in _FONTS if font in installed)]}):
+    with rc_context({"font.family": [*rcParams["font.family"], *(font for font in _FONTS if font in installed)]}):
         yield
 
 
@@ -117,8 +117,11 @@ def picture(figure: "Figure") -> bytes:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             figure.savefig(stream, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
-        if any("Glyph" in str(warning.message) for warning in said):
-            _tell_of_boxes()
+        for warning in said:
+            if "Glyph" in str(warning.message):
+                _tell_of_boxes()
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         _pictures[figure] = stream.getvalue()
     return _pictures[figure]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unicodedata import east_asian_width
+from unicodedata import east_asian_width, normalize
 
 import numpy as np
 import torch
@@ -46,15 +46,13 @@ class ImageFigures(Figures):
         super().__init__(run_dir, every)
         self.images = images
         self.class_names = class_names
-        self._every_nth = 1
+        self._choose_from = images
 
     def on_start(self, trainer: "Trainer") -> None:
         """Ask the data for the names of classes, and for how many samples there are to choose from."""
         super().on_start(trainer)
-        loaders = trainer.loaders
-        self.class_names = self.class_names or loaders.class_names
-        # Spread over all, for they may come class by class.
-        self._every_nth = max(1, loaders.valid.num_samples // world_size() // self.images)
+        self.class_names = self.class_names or trainer.loaders.class_names
+        self._choose_from = max(self.images, trainer.loaders.valid.num_samples // world_size())
 
     def fits(self, batch: Any, result: "StepResult") -> bool:
         """Whether these are images, classes and scores."""
@@ -80,9 +78,10 @@ class ImageFigures(Figures):
         if self._matrix is None:
             self._matrix = torch.zeros(classes * classes, device=targets.device)
         self._matrix.index_add_(0, targets * classes + predicted, torch.ones_like(confidence))
-        if self._samples is None or len(self._samples[0]) < self.images:
-            chosen = _take(shown, slice(-self._seen % self._every_nth, None, self._every_nth))
-            self._samples = _first(_join(self._samples, chosen), self.images)
+        # Spread over all, for they may come class by class.
+        numbers = torch.arange(self._seen, self._seen + len(targets))
+        chosen = numbers * self.images // self._choose_from > (numbers - 1) * self.images // self._choose_from
+        self._samples = _first(_join(self._samples, _take(shown, chosen.nonzero()[:, 0])), self.images)
         self._seen += len(targets)
         self._mistakes = _most_confident_mistakes(_join(self._mistakes, shown), self.images)
 
@@ -151,7 +150,9 @@ def draw_images(shown: Shown, names: list[str], title: str) -> "Figure":
         if not right:
             label += f"{', ' if short else chr(10)}not {names[true]}"
         place = (x + _TILE / 2) / width, 1 - (y - 3) / height
-        figure.text(*place, label, ha="center", va="bottom", font=font, color=RIGHT if right else WRONG)
+        figure.text(
+            *place, label, ha="center", va="bottom", font=font, color=RIGHT if right else WRONG, parse_math=False
+        )
     _paint(figure, sheet)
     return figure
 
@@ -187,6 +188,7 @@ def _paint(figure: "Figure", pixels: NDArray[np.uint8]) -> None:
 
 def _shortened(name: str, letters: int) -> str:
     """Leave out the middle of a long name: the ends are what tells names apart."""
+    name = normalize("NFC", name)  # names of files may have Korean syllables in pieces
     short, end = name, len(name) // 2
     while _width(short) > letters:
         end -= 1
@@ -241,8 +243,8 @@ def draw_confusion(matrix: NDArray[np.float32], names: list[str]) -> "Figure":
     rotation = 90 if longest * len(named) > 40 else 0  # so many letters have room side by side
     for number in named:
         place, name = places[number], names[number]
-        figure.text(place, begin - 0.01, name, ha="center", va="top", rotation=rotation, font=font)
-        figure.text(begin - 0.01, begin + end - place, name, ha="right", va="center", font=font)
+        figure.text(place, begin - 0.01, name, ha="center", va="top", rotation=rotation, font=font, parse_math=False)
+        figure.text(begin - 0.01, begin + end - place, name, ha="right", va="center", font=font, parse_math=False)
     for true, predicted in np.argwhere(matrix > 0).tolist() if classes <= _COUNTED else []:
         colour = "white" if shares[true, predicted] > 0.5 else "black" if true == predicted else WRONG
         count = f"{matrix[true, predicted]:.0f}"

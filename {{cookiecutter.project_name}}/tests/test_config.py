@@ -120,6 +120,11 @@ def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
         ("freeze=head", 'found "head", should be a list; did you mean `freeze=[head]`?'),
         ("trainer.early_stop=None", 'found "None", should be a whole number; did you mean `trainer.early_stop=null`?'),
         ("lr_scheduler=none", "did you mean `lr_scheduler=null`?"),
+        ("freeze=None", "did you mean `freeze=[]`?"),
+        ("metrics=accuracy,f1", "did you mean `metrics=[{type: accuracy}, {type: f1}]`?"),
+        ("loggers.image_figures={class_names: cat}", "image_figures.class_names: found"),
+        ("loggers.image_figures={class_names: cat}", "did you mean `[cat]`?"),
+        ("loggers.image_figures={class_names: none}", "did you mean `null`?"),
         ("trainer.epochs=ten", 'found "ten", should be a whole number'),
         ("optimizer={type: SGD, args: {learning_rate: 0.1}}", "did you mean `lr`?"),
         ("loss.type=os.system", "no such type"),
@@ -160,9 +165,14 @@ def test_a_package_that_a_file_needs_and_that_is_not_there_is_named(
 ) -> None:
     (tmp_path / "borrowed.py").write_text("import nowhere.to_be_found\n", encoding="utf-8")
     monkeypatch.setattr(model, "__path__", [*model.__path__, str(tmp_path)])
-    message = "model/borrowed.py imports nowhere, which is not installed: python -m pip install nowhere"
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=r"model/borrowed\.py needs the module nowhere, which is not there: install"):
         find("model", "borrowed.net")
+    (tmp_path / "neighbour.py").write_text("from borrowed import net\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"from this project it is imported as model\.borrowed$"):
+        find("model", "neighbour.net")
+    (tmp_path / "mistaken.py").write_text("import utils.nothing\n", encoding="utf-8")
+    with pytest.raises(ModuleNotFoundError, match=r"utils\.nothing"):
+        find("model", "mistaken.net")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 import io
 import json
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -34,6 +36,14 @@ class Counted(Figures):
 
     def texts(self) -> dict[str, str]:
         return {"validation/text": f"{self.batches} batches"}
+
+
+class Warns(Figure):
+    """Warns when it is drawn."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        warnings.warn("of the user", stacklevel=1)
+        super().draw(renderer)
 
 
 class Gallery(Observer):
@@ -128,4 +138,6 @@ def test_letters_come_from_a_font_that_has_them_and_boxes_are_told_of_once(
         pictures.append(contents.picture(figure))
         assert len(caplog.messages) == min(1, len(pictures) - 1)
     assert pictures[0] != pictures[1] == pictures[2]
+    with pytest.warns(UserWarning, match="of the user"):
+        contents.picture(Warns(figsize=(1, 1)))
     assert "boxes for letters that no font of this machine has" in caplog.text

@@ -1,6 +1,7 @@
 """The pictures of an image classifier: what is in them."""
 
 import io
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,16 @@ def test_collecting_reads_nothing_from_the_device(tmp_path: Path) -> None:
 
 
 def test_long_names_lose_their_middle_and_korean_letters_take_two_places() -> None:
-    names = ["a class that is called 1", "가나다라마바사아자차카타파하", "1" * 18, "x"]
+    in_pieces = unicodedata.normalize("NFD", "가나다라마바사아자차카타파하")
+    names = ["a class that is called 1", in_pieces, "1" * 18, "x"]
     labels = {text.get_text() for text in draw_confusion(np.eye(4, dtype=np.float32), names).texts}
     assert {"a class …called 1", "가나다라…카타파하", "1" * 18, "x"} <= labels
+
+
+def test_a_name_is_text_and_no_formula() -> None:
+    shown = (torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0.9, 0.8]))
+    picture(draw_images(shown, ["$a^$", "b"], "title"))
+    picture(draw_confusion(np.eye(2, dtype=np.float32), ["$a^$", "b"]))
 
 
 def test_names_come_from_the_data_and_samples_from_all_over_it(tmp_path: Path, tiny: Callable[..., Trainer]) -> None:
@@ -176,5 +184,4 @@ def test_names_come_from_the_data_and_samples_from_all_over_it(tmp_path: Path, t
         figures.collect((images[rows], targets[rows]), result)
     assert figures.class_names == ["cat", "dog", "bird"]
     assert figures._samples is not None
-    step = total // 4
-    assert figures._samples[0][:, 0, 0, 0].tolist() == [0, step, 2 * step, 3 * step]
+    assert figures._samples[0][:, 0, 0, 0].tolist() == [-(-number * total // 4) for number in range(4)]

@@ -1,6 +1,7 @@
 """Folders of image files: which images are found, what comes of them, and what is said of those that are damaged."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,12 @@ def test_splits_that_are_missing_are_split_off_class_by_class(folder: Path) -> N
         assert all(Path(file).parent.name == CLASSES[label] for file, label in samples)
     assert files(load(folder, **KNOWN, seed=2).test) == splits[2]
     assert files(load(folder, **KNOWN, split_seed=1).test) != splits[2]
+
+
+def test_folders_name_the_classes_and_the_one_above_them_is_asked_for(folder: Path) -> None:
+    assert load(folder, **KNOWN).class_names == list(CLASSES)
+    with pytest.raises(UserError, match=f"the folder above it is meant: {re.escape(str(folder))}$"):
+        load(folder / "train", **KNOWN)
 
 
 def test_splits_that_are_there_are_taken(folder: Path) -> None:

@@ -148,9 +148,9 @@ def test_the_argument_that_makes_room_for_the_labels_is_named(
     config.loss = Component(type="cross_entropy")
     config.model = Component(type="three.net")
     labels = torch.tensor([0, 1, 2, 34])
-    with pytest.raises(UserError, match=r"; model\.args\.classes=35 would fit them$"):
+    with pytest.raises(UserError, match=r"; model\.args\.classes should be 35 or more$"):
         Criterion(config, torch.device("cpu"))(torch.zeros(4, 3), labels)
-    config.model = Component(type="three.net", args={"width": 3})  # which of the two?
+    config.model = Component(type="three.net", args={"width": 3, "classes": 4})
     with pytest.raises(UserError, match=r"tells 3 classes apart \(0 to 2\) \([^;]*$"):
         Criterion(config, torch.device("cpu"))(torch.zeros(4, 3), labels)
     config.model = Component(type="handed.over")

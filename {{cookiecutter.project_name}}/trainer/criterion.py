@@ -12,7 +12,7 @@ from data_loaders.collate import PADDING
 from trainer.meter import Weighted
 from utils.config import Config
 from utils.distributed import gathered
-from utils.errors import ConfigError, UserError
+from utils.errors import UserError
 from utils.libraries import from_library
 from utils.registry import arguments_with, build, metric_name
 
@@ -65,15 +65,12 @@ class Criterion:
         return _suggest(fitting) if known and fitting and self.name not in fitting else ""
 
     def _room(self, output: Any, targets: Any) -> str:
-        """Say which argument of the model makes room for the labels, to end a message with."""
+        """Say which argument of the model is likely to make room for the labels, to end a message with."""
         labels = labels_outside(output, targets)
         if labels is None or labels.low < 0:
             return ""
-        try:
-            names = arguments_with("model", self.model, labels.classes)
-        except ConfigError:  # the model was handed over, and is not the one that the config names
-            return ""
-        return f"; model.args.{names[0]}={labels.high + 1} would fit them" if len(names) == 1 else ""
+        names = [name for name in arguments_with("model", self.model, labels.classes) if "class" in name]
+        return f"; model.args.{names[0]} should be {labels.high + 1} or more" if names else ""
 
 
 def fitting_losses(output: Any, targets: Any) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def translate(error: ValidationError, data: Any, hint: Any = Config) -> list[Pro
         whole = details["type"] in ("missing", "extra_forbidden")
         path = details["loc"] if whole else existing(data, details["loc"])
         found.setdefault(path, []).append(details)
-    return [Problem(path, _say(path, details, keys, data)) for path, details in found.items()]
+    return [Problem(path, _say(path, details, keys, data, hint)) for path, details in found.items()]
 
 
 def existing(data: Any, path: KeyPath) -> KeyPath:
@@ -138,7 +138,7 @@ def _sections(hint: Any) -> list[type[BaseModel]]:
     return [section for part in typing.get_args(hint) for section in _sections(part)]
 
 
-def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo], data: Any) -> str:
+def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo], data: Any, whole: Any) -> str:
     known = tuple(part for part in path if isinstance(part, str))
     about = f": {keys[known].description}" if known in keys else ""
     details = alternatives[0]
@@ -154,23 +154,31 @@ def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo],
     for theirs, ours in IN_OUR_WORDS.items():
         allowed = re.sub(f"an? ({theirs})", ours, allowed)
     allowed = re.sub(r"^(Input|Value error,) | or instance of \w+", "", allowed)
-    hint = _other_form(path, known, details["input"], allowed, keys)
+    annotation = keys[known].annotation if known in keys else None if path else whole
+    hint = _other_form(path, annotation, details["input"], allowed, (*known, "type") in keys)
     text = allowed[:1].lower() + allowed[1:] or "but a config cannot give this"
     return f"found {shown(details['input'])}, {text}{hint}"
 
 
-def _other_form(path: KeyPath, known: KeyPath, found: Any, allowed: str, keys: dict[KeyPath, FieldInfo]) -> str:
-    """Ask whether another form of what was found was meant: null, a list of it, or the type of a section."""
+def _other_form(path: KeyPath, hint: Any, found: Any, allowed: str, is_section: bool) -> str:
+    """Ask whether another form of what was found was meant: null, a list of it, or the type of a section.
+
+    Args:
+        path: its key path; empty for an argument, whose name is not known here.
+        hint: the type hint of what is allowed.
+        found: what was found.
+        allowed: the same in words.
+        is_section: whether it is one with a `type`.
+    """
     if not isinstance(found, str):
         return ""
-    meant = ""
-    is_section = (*known, "type") in keys
-    nullable = known in keys and type(None) in typing.get_args(keys[known].annotation)
-    if nullable and found.lower() in ("none", "null", "nil"):
-        meant = f"{dotted(path)}=null"
+    meant = None
+    if found.lower() in ("none", "null", "nil"):
+        empty = "null" if type(None) in typing.get_args(hint) else "[]" if "a list" in allowed else None
+        meant = empty and (f"{dotted(path)}={empty}" if path else empty)
     elif "a list" in allowed:
-        item = f"{{type: {found}}}" if is_section else found
-        meant = f"{dotted(path)}=[{item}]"
+        items = ", ".join(f"{{type: {item}}}" if is_section else item for item in found.split(","))
+        meant = f"{dotted(path)}=[{items}]" if path else f"[{items}]"
     elif is_section:
         meant = f"{dotted((*path, 'type'))}={found}"
     return f"; did you mean `{meant}`?" if meant else ""

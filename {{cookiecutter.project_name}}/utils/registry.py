@@ -46,7 +46,8 @@ OPTIONAL_LOGGERS = ("image_figures", "layer_watch", "plots", "report", "table_fi
 def find(section: str, type_: str) -> Callable[..., Any]:
     """Return the class or function that `type_` names in a section of the config.
 
-    Raises ConfigError for a name that is not there. An error in the project's own file is not caught.
+    Raises ConfigError for a name that is not there, and for a file that needs a module that is not installed. Any
+    other error in the project's own file is not caught.
     """
     if section == "loggers":
         return _observer(type_)
@@ -107,8 +108,11 @@ def injected_names(section: str, target: Callable[..., Any]) -> set[str]:
 
 
 def arguments_with(section: str, component: Component, value: int) -> list[str]:
-    """Name the arguments of a component that have this value, given or by default."""
-    signature = inspect.signature(find(section, component.type))
+    """Name the arguments of a component that have this value, given or by default, as far as that can be told."""
+    try:
+        signature = inspect.signature(find(section, component.type))
+    except (ConfigError, TypeError, ValueError):  # it was handed over, and is not what the config names, for instance
+        return []
     arguments = {key: each.default for key, each in signature.parameters.items()} | component.args
     return [key for key, each in arguments.items() if type(each) is int and each == value]
 
@@ -198,9 +202,10 @@ def _defined_in(package: str, file: str) -> dict[str, Callable[..., Any]]:
         missing = (error.name or "").partition(".")[0]
         if not missing or importlib.util.find_spec(missing) is not None:
             raise
-        raise ConfigError(
-            [f"{package}/{file}.py imports {missing}, which is not installed: python -m pip install {missing}"]
-        ) from error
+        where = f"{package}/{file}.py needs the module {missing}, which is not there"
+        if _exists(package, missing):
+            raise ConfigError([f"{where}; from this project it is imported as {package}.{missing}"]) from error
+        raise ConfigError([f"{where}: install the package that has it, often of the same name"]) from error
     return {
         name: value
         for name, value in vars(module).items()
