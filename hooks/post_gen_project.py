@@ -160,6 +160,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "report.py",
         "reporting/__init__.py",
         "reporting/charts.py",
+        "reporting/comparison.html",
         "reporting/page.html",
         "reporting/page.py",
         "reporting/record.py",

@@ -1,4 +1,4 @@
-"""The page: what the records tell, laid out by `page.html`."""
+"""The page: what the records tell, laid out by `page.html` and, of several runs, `comparison.html`."""
 
 import base64
 import json
@@ -21,6 +21,7 @@ def write_report(runs: list[RunRecord], path: Path) -> None:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # whatever a name or a diff holds, it is text and not markup
         undefined=StrictUndefined,
+        optimized=False,  # what is rendered once is not worth it
         trim_blocks=True,
         lstrip_blocks=True,
     )
