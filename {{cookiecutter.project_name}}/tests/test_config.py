@@ -9,6 +9,7 @@ import torch
 
 import model
 from utils import registry
+from utils.arguments import check_args
 from utils.config import Component, Config
 from utils.config_files import config_from_dict, load_config
 from utils.config_help import SCHEMA_FILE, describe
@@ -122,9 +123,7 @@ def test_what_is_missing_is_reported_where_it_belongs(tmp_path: Path) -> None:
         ("lr_scheduler=none", "did you mean `lr_scheduler=null`?"),
         ("freeze=None", "did you mean `freeze=[]`?"),
         ("metrics=accuracy,f1", "did you mean `metrics=[{type: accuracy}, {type: f1}]`?"),
-        ("loggers.image_figures={class_names: cat}", "image_figures.class_names: found"),
-        ("loggers.image_figures={class_names: cat}", "did you mean `[cat]`?"),
-        ("loggers.image_figures={class_names: none}", "did you mean `null`?"),
+        ("loggers.tensorboard={histograms_every: none}", "did you mean `null`?"),
         ("trainer.epochs=ten", 'found "ten", should be a whole number'),
         ("optimizer={type: SGD, args: {learning_rate: 0.1}}", "did you mean `lr`?"),
         ("loss.type=os.system", "no such type"),
@@ -158,6 +157,15 @@ def test_where_a_part_that_was_deleted_is_to_be_had(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(registry, "_exists", lambda *_: False)
     with pytest.raises(ConfigError, match=f"this project has no .*{type_.partition('.')[0]}.py.*; {EXTRA}$"):
         find(section, type_)
+
+
+def test_another_form_of_an_argument_is_asked_for() -> None:
+    def target(names: list[str] | None, many: list[int]) -> None: ...
+
+    found = check_args(target, {"names": "cat", "many": "None"}, injected=())
+    assert [problem.path for problem in found] == [("names",), ("many",)]
+    for problem, meant in zip(found, ("[cat]", "[]"), strict=True):
+        assert problem.text.endswith(f"should be a list; did you mean `{meant}`?")
 
 
 def test_a_package_that_a_file_needs_and_that_is_not_there_is_named(
