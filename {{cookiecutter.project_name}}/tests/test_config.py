@@ -160,11 +160,11 @@ def test_where_a_part_that_was_deleted_is_to_be_had(monkeypatch: pytest.MonkeyPa
 
 
 def test_another_form_of_an_argument_is_asked_for() -> None:
-    def target(names: list[str] | None, many: list[int]) -> None: ...
+    def target(names: list[str] | None, many: list[int], pairs: list[list[int]]) -> None: ...
 
-    found = check_args(target, {"names": "cat", "many": "None"}, injected=())
-    assert [problem.path for problem in found] == [("names",), ("many",)]
-    for problem, meant in zip(found, ("[cat]", "[]"), strict=True):
+    found = check_args(target, {"names": "cat", "many": "None", "pairs": ["3"]}, injected=())
+    assert [problem.path for problem in found] == [("names",), ("many",), ("pairs", 0)]
+    for problem, meant in zip(found, ("[cat]", "[]", "[3]"), strict=True):
         assert problem.text.endswith(f"should be a list; did you mean `{meant}`?")
 
 

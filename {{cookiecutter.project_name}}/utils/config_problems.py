@@ -155,16 +155,17 @@ def _say(path: KeyPath, alternatives: list[Any], keys: dict[KeyPath, FieldInfo],
         allowed = re.sub(f"an? ({theirs})", ours, allowed)
     allowed = re.sub(r"^(Input|Value error,) | or instance of \w+", "", allowed)
     annotation = keys[known].annotation if known in keys else None if path else whole
-    hint = _other_form(path, annotation, details["input"], allowed, (*known, "type") in keys)
+    place = dotted(path) if known in keys else ""
+    hint = _other_form(place, annotation, details["input"], allowed, (*known, "type") in keys)
     text = allowed[:1].lower() + allowed[1:] or "but a config cannot give this"
     return f"found {shown(details['input'])}, {text}{hint}"
 
 
-def _other_form(path: KeyPath, hint: Any, found: Any, allowed: str, is_section: bool) -> str:
+def _other_form(place: str, hint: Any, found: Any, allowed: str, is_section: bool) -> str:
     """Ask whether another form of what was found was meant: null, a list of it, or the type of a section.
 
     Args:
-        path: its key path; empty for an argument, whose name is not known here.
+        place: its key path; empty for an argument, whose name is not known here.
         hint: the type hint of what is allowed.
         found: what was found.
         allowed: the same in words.
@@ -175,12 +176,12 @@ def _other_form(path: KeyPath, hint: Any, found: Any, allowed: str, is_section: 
     meant = None
     if found.lower() in ("none", "null", "nil"):
         empty = "null" if type(None) in typing.get_args(hint) else "[]" if "a list" in allowed else None
-        meant = empty and (f"{dotted(path)}={empty}" if path else empty)
+        meant = empty and (f"{place}={empty}" if place else empty)
     elif "a list" in allowed:
         items = ", ".join(f"{{type: {item}}}" if is_section else item for item in found.split(","))
-        meant = f"{dotted(path)}=[{items}]" if path else f"[{items}]"
+        meant = f"{place}=[{items}]" if place else f"[{items}]"
     elif is_section:
-        meant = f"{dotted((*path, 'type'))}={found}"
+        meant = f"{place}.type={found}"
     return f"; did you mean `{meant}`?" if meant else ""
 
 
