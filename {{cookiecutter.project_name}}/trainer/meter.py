@@ -42,7 +42,7 @@ class Meter:
         self._waiting: list[tuple[str, torch.Tensor, int | torch.Tensor]] = []
 
     def update(self, name: str, values: torch.Tensor | Weighted, samples: int) -> None:
-        """Take in one step's values of a quantity.
+        """Take in one step's values of a quantity; call it under `torch.no_grad()`, or it keeps the graph behind them.
 
         Args:
             name: the quantity.
@@ -50,10 +50,9 @@ class Meter:
             samples: samples in the batch.
         """
         if isinstance(values, Weighted):
-            total = (values.values.detach() * values.weights).sum(dtype=torch.float32)
+            total = (values.values * values.weights).sum(dtype=torch.float32)
             self._waiting.append((name, total, values.weights.sum()))
             return
-        values = values.detach()
         if values.ndim == 0:
             self._waiting.append((name, values * samples, samples))
         else:
