@@ -78,10 +78,11 @@ class ImageFigures(Figures):
         if self._matrix is None:
             self._matrix = torch.zeros(classes * classes, device=targets.device)
         self._matrix.index_add_(0, targets * classes + predicted, torch.ones_like(confidence))
-        # Spread over all, for they may come class by class.
-        numbers = torch.arange(self._seen, self._seen + len(targets))
-        chosen = numbers * self.images // self._choose_from > (numbers - 1) * self.images // self._choose_from
-        self._samples = _first(_join(self._samples, _take(shown, chosen.nonzero()[:, 0])), self.images)
+        for row in range(len(targets)):
+            # Spread over all, for they may come class by class; by slices, since a device waits for other indices.
+            number = self._seen + row
+            if number * self.images // self._choose_from > (number - 1) * self.images // self._choose_from:
+                self._samples = _first(_join(self._samples, _take(shown, slice(row, row + 1))), self.images)
         self._seen += len(targets)
         self._mistakes = _most_confident_mistakes(_join(self._mistakes, shown), self.images)
 
