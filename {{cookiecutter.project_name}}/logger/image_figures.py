@@ -70,7 +70,7 @@ class ImageFigures(Figures):
         self._matrix: torch.Tensor | None = None
 
     def collect(self, batch: Any, result: "StepResult") -> None:
-        """Count, and keep the first images and the worst ones."""
+        """Count, and keep images from all over the split and the worst ones."""
         targets, scores = result.targets, result.output.float()
         confidence, predicted = scores.softmax(dim=1).max(dim=1)
         shown: Shown = (batch[0], targets, predicted, confidence)
